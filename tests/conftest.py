@@ -1,0 +1,17 @@
+"""Eight simulated CPU devices for every test, set before JAX wakes up."""
+
+import os
+
+DEVICES = 8
+# With as many threads as devices the collectives of simulated devices dead-lock on few cores.
+os.environ.setdefault("PJRT_NPROC", str(4 * DEVICES))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={DEVICES}"
+)
+
+import jax  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", ".cache/jax")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,32 @@
+"""Every distillation method by name. A new one is a file beside this one and a line in METHODS."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from atkd_jax.errors import check_known
+from atkd_jax.methods.at import AT
+from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.methods.kd import KD
+from atkd_jax.methods.self_attention import SelfAttention
+
+__all__ = ["METHODS", "Extras", "LossOut", "Method", "create"]
+
+METHODS: dict[str, type[Method]] = {
+    "kd": KD,
+    "at": AT,
+    "self_attention": SelfAttention,
+}
+
+
+def create(name: str, **fields) -> Method:
+    """The method called `name` with its hyper-parameters; those not given keep their defaults.
+
+    Raises:
+      ValueError: no such method, no such hyper-parameter of it, or a value it cannot take.
+    """
+    check_known("method", name, METHODS)
+    for field in fields:
+        known = [f.name for f in dataclasses.fields(METHODS[name])]
+        check_known(f"hyper-parameter of {name}", field, known)
+    return METHODS[name](**fields)

@@ -1,0 +1,177 @@
+"""Array maths that two methods or more share. Everything is computed and returned in float32.
+
+Where a primitive has a PyTorch counterpart it has that counterpart's meaning, because the published
+weights of the losses were tuned with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from atkd_jax.types import Array, ModelOut
+
+EPSILON = 1e-12  # vectors shorter than this have no direction
+
+
+def f32(x: Array) -> Array:
+    """The array in float32: features may come in bfloat16, losses may not."""
+    return x.astype(jnp.float32)
+
+
+# Vectors and distributions
+
+
+def l2_normalize(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
+    """x / ||x||_2 along `axis`; zero, with zero gradient, where the norm is below 1e-12."""
+    x = f32(x)
+    square = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
+    positive = square > EPSILON**2
+    return x * jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, square, 1.0)), 0.0)
+
+
+def safe_sqrt(x: Array) -> Array:
+    """sqrt(x); zero, with zero gradient, where x <= 1e-24, since at zero the slope is infinite."""
+    x = f32(x)
+    positive = x > EPSILON**2
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
+def kl_divergence(log_p: Array, log_q: Array) -> Array:
+    """KL(p || q) = sum_k p_k (log p_k - log q_k) over the last axis: [..., K] -> [...].
+
+    Both come as logarithms; they have to be finite.
+    """
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+# Feature maps
+
+
+def attention_map(feat: Array) -> Array:
+    """Where a network is active: mean_c F^2, [B, H, W, C] -> [B, H, W].
+
+    Zagoruyko & Komodakis 2017 (arXiv 1612.03928), with the mean over channels of the authors' code.
+    """
+    return jnp.mean(jnp.square(f32(feat)), axis=-1)
+
+
+def adaptive_avg_pool(x: Array, size: tuple[int, int]) -> Array:
+    """[B, H, W, C] -> [B, h, w, C] with PyTorch's adaptive average pooling.
+
+    Output row i averages the input rows floor(i H / h) .. ceil((i + 1) H / h) - 1, and columns
+    alike: a block mean where h divides H, the nearest neighbour where H divides h.
+    """
+    x = f32(x)
+    for axis, out in zip((1, 2), size, strict=True):
+        x = _pool_axis(x, axis, out)
+    return x
+
+
+def _pool_axis(x: Array, axis: int, out: int) -> Array:
+    n = x.shape[axis]
+    if out == n:
+        return x
+    if n % out == 0:
+        shape = (*x.shape[:axis], out, n // out, *x.shape[axis + 1 :])
+        return jnp.mean(x.reshape(shape), axis=axis + 1)
+    if out % n == 0:
+        return jnp.repeat(x, out // n, axis=axis)
+    pool = jnp.tensordot(pool_matrix(n, out), x, axes=(1, axis), precision="highest")
+    return jnp.moveaxis(pool, 0, axis)
+
+
+def pool_matrix(n: int, out: int) -> np.ndarray:
+    """The [out, n] averaging matrix of adaptive average pooling along one axis."""
+    matrix = np.zeros((out, n), np.float32)
+    for i in range(out):
+        start, stop = i * n // out, -(-(i + 1) * n // out)
+        matrix[i, start:stop] = 1 / (stop - start)
+    return matrix
+
+
+def pool_to_smaller(a: Array, b: Array) -> tuple[Array, Array]:
+    """Both maps at the smaller of the two resolutions: the larger is average-pooled."""
+    size = smaller_size(a, b)
+    return adaptive_avg_pool(a, size), adaptive_avg_pool(b, size)
+
+
+def smaller_size(a: Array, b: Array) -> tuple[int, int]:
+    """(h, w), the smaller height and the smaller width of two [B, H, W, C] maps."""
+    return min(a.shape[1], b.shape[1]), min(a.shape[2], b.shape[2])
+
+
+# Taps: which features of the two networks belong together
+
+
+def stage_names(feats: Mapping[str, Array]) -> tuple[str, ...]:
+    """("stage1", ..., "stageN"): the stage ends that a network has."""
+    n = 0
+    while f"stage{n + 1}" in feats:
+        n += 1
+    return tuple(f"stage{i + 1}" for i in range(n))
+
+
+def tap_pairs(
+    method: str, t: ModelOut, s: ModelOut, taps: Sequence[str] | None = None
+) -> list[tuple[Array, Array]]:
+    """[(teacher's feature, student's feature), ...], one pair per tap.
+
+    Args:
+      method: named in the error.
+      t, s: outputs of the two networks, arrays or `jax.ShapeDtypeStruct`s.
+      taps: names of features; None means the stages that both networks have, from the front.
+
+    Raises:
+      ValueError: a network has no such tap, or the two share no stage.
+    """
+    if taps is None:
+        taps = min(stage_names(t.feats), stage_names(s.feats), key=len)
+    if not taps:
+        raise ValueError(f"{method}: there is no stage to compare; name one in taps")
+    for role, out in (("teacher", t), ("student", s)):
+        for tap in taps:
+            if tap not in out.feats:
+                raise ValueError(f"{method}: the {role} has no tap {tap}; it has {_list(out)}")
+    return [(t.feats[tap], s.feats[tap]) for tap in taps]
+
+
+def last_stages(method: str, t: ModelOut, s: ModelOut) -> tuple[Array, Array]:
+    """(teacher's, student's) last stage end, each network's own last.
+
+    Raises:
+      ValueError: a network has no stages.
+    """
+    for role, out in (("teacher", t), ("student", s)):
+        if not stage_names(out.feats):
+            raise ValueError(f"{method}: the {role} has no stages; it has {_list(out)}")
+    return t.feats[stage_names(t.feats)[-1]], s.feats[stage_names(s.feats)[-1]]
+
+
+def _list(out: ModelOut) -> str:
+    return ", ".join(name for name in out.feats if not name.startswith("block")) or "no taps"
+
+
+def check_classes(method: str, t: ModelOut, s: ModelOut) -> None:
+    """Raises ValueError unless both networks have logits over the same number of classes."""
+    k_t, k_s = t.logits.shape[-1], s.logits.shape[-1]
+    if k_t != k_s:
+        raise ValueError(f"{method}: the teacher has {k_t} classes, the student {k_s}")
+
+
+# PyTorch's initialisation of convolutions and linear layers: U(-1/sqrt(fan_in), 1/sqrt(fan_in))
+
+torch_kernel_init = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def torch_bias_init(fan_in: int) -> Callable:
+    """The bias initialiser of a layer with `fan_in` inputs per output."""
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init

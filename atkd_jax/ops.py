@@ -162,16 +162,23 @@ def check_classes(method: str, t: ModelOut, s: ModelOut) -> None:
         raise ValueError(f"{method}: the teacher has {k_t} classes, the student {k_s}")
 
 
-# PyTorch's initialisation of convolutions and linear layers: U(-1/sqrt(fan_in), 1/sqrt(fan_in))
+def check_two_examples(method: str, s: ModelOut) -> None:
+    """Raises ValueError for a global batch of one, in which there is nothing to compare."""
+    if s.logits.shape[0] < 2:
+        raise ValueError(f"{method}: compares examples with each other; batch_size must exceed 1")
 
-torch_kernel_init = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+# Initialisation
 
 
-def torch_bias_init(fan_in: int) -> Callable:
-    """The bias initialiser of a layer with `fan_in` inputs per output."""
+def torch_uniform_init(fan_in: int) -> Callable[..., Array]:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for both the kernel and the bias of
+    linear layers and convolutions: `init(key, shape, dtype=float32)`. `fan_in` counts the inputs of
+    one output (of a transposed convolution, as PyTorch does, the outputs of one input).
+    """
     bound = fan_in**-0.5
 
-    def init(key, shape, dtype=jnp.float32):
+    def init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init

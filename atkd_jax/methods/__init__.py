@@ -7,8 +7,17 @@ import dataclasses
 from atkd_jax.errors import check_known
 from atkd_jax.methods.at import AT
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.methods.cc import CC
+from atkd_jax.methods.dkd import DKD
+from atkd_jax.methods.fitnet import FitNet
+from atkd_jax.methods.fsp import FSP
 from atkd_jax.methods.kd import KD
+from atkd_jax.methods.nst import NST
+from atkd_jax.methods.pkt import PKT
+from atkd_jax.methods.rkd import RKD
 from atkd_jax.methods.self_attention import SelfAttention
+from atkd_jax.methods.sp import SP
+from atkd_jax.methods.vid import VID
 
 __all__ = ["METHODS", "Extras", "LossOut", "Method", "create"]
 
@@ -16,6 +25,15 @@ METHODS: dict[str, type[Method]] = {
     "kd": KD,
     "at": AT,
     "self_attention": SelfAttention,
+    "fitnet": FitNet,
+    "sp": SP,
+    "cc": CC,
+    "vid": VID,
+    "rkd": RKD,
+    "pkt": PKT,
+    "nst": NST,
+    "fsp": FSP,
+    "dkd": DKD,
 }
 
 

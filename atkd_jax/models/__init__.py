@@ -10,9 +10,14 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from atkd_jax.models.resnet_cifar import ResNetCifar
+from atkd_jax.models.mobilenetv1 import MobileNetV1
+from atkd_jax.models.mobilenetv2 import MobileNetV2, MobileNetV2Cifar, MobileNetV2Half
+from atkd_jax.models.resnet import Bottleneck, ResNet
+from atkd_jax.models.resnet_cifar import BasicBlock, ResNetCifar
+from atkd_jax.models.wrn import WideResNet
 
-# resnet20 has 1x1 convolutions where a stage begins, resnet20a zeros (shortcut options B and A).
+# The CIFAR ResNets have 1x1 convolutions where a stage begins; those with an `a`, zeros (shortcut
+# options B and A). resnet18, 34, 50, mobilenetv1 and mobilenetv2 are for ImageNet.
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet8": partial(ResNetCifar, depth=8),
     "resnet14": partial(ResNetCifar, depth=14),
@@ -30,6 +35,26 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet110a": partial(ResNetCifar, depth=110, shortcut="A"),
     "resnet8x4": partial(ResNetCifar, depth=8, widths=(32, 64, 128, 256)),
     "resnet32x4": partial(ResNetCifar, depth=32, widths=(32, 64, 128, 256)),
+    "wrn_16_1": partial(WideResNet, depth=16, widen=1),
+    "wrn_16_2": partial(WideResNet, depth=16, widen=2),
+    "wrn_28_2": partial(WideResNet, depth=28, widen=2),
+    "wrn_40_1": partial(WideResNet, depth=40, widen=1),
+    "wrn_40_2": partial(WideResNet, depth=40, widen=2),
+    "resnet18": partial(ResNet, blocks=(2, 2, 2, 2), block=BasicBlock),
+    "resnet34": partial(ResNet, blocks=(3, 4, 6, 3), block=BasicBlock),
+    "resnet50": partial(ResNet, blocks=(3, 4, 6, 3), block=Bottleneck),
+    "resnet18_cifar": partial(ResNet, blocks=(2, 2, 2, 2), block=BasicBlock, small_stem=True),
+    "resnet34_cifar": partial(ResNet, blocks=(3, 4, 6, 3), block=BasicBlock, small_stem=True),
+    "resnet50_cifar": partial(ResNet, blocks=(3, 4, 6, 3), block=Bottleneck, small_stem=True),
+    "mobilenetv1": MobileNetV1,
+    "mobilenetv2": MobileNetV2,
+    "mobilenetv2_x0.35": partial(MobileNetV2, width=0.35),
+    "mobilenetv2_x0.5": partial(MobileNetV2, width=0.5),
+    "mobilenetv2_x0.75": partial(MobileNetV2, width=0.75),
+    "mobilenetv2_x1.4": partial(MobileNetV2, width=1.4),
+    "mobilenetv2_cifar": MobileNetV2Cifar,
+    "mobilenetv2_cifar_x0.5": partial(MobileNetV2Cifar, width=0.5),
+    "mobilenetv2_half": MobileNetV2Half,
 }
 
 

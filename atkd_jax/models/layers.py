@@ -7,6 +7,7 @@ are float32 always.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -70,3 +71,99 @@ def linear(x: Array, features: int, *, name: str, **init: Callable[..., Array]) 
 def global_avg_pool(x: Array) -> Array:
     """[B, H, W, C] -> [B, C], float32."""
     return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+
+def dropout(x: Array, rng: Array, rate: float) -> Array:
+    """Sets a part `rate` of x [B, C] to zero and scales up the rest; `rng` is [B] keys."""
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(rng)
+    return jnp.where(keep, x / (1 - rate), 0.0)
+
+
+# (x [B, H, W, C], kernel [3, 3, 1, C], stride) -> [B, ceil(H / stride), ceil(W / stride), C]
+Depthwise = Callable[[Array, Array, int], Array]
+
+
+def depthwise_grouped(x: Array, kernel: Array, stride: int) -> Array:
+    """One 3x3 filter per channel as a convolution with C groups."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _shifts(x: Array, stride: int) -> list[Array]:
+    """The nine views of x [..., H, W, C] that a 3x3 kernel sees: [..., H', W', C] each."""
+    height, width = x.shape[-3:-1]
+    x = jnp.pad(x, ((0, 0),) * (x.ndim - 3) + ((1, 1), (1, 1), (0, 0)))
+    return [
+        x[..., i : i + height : stride, j : j + width : stride, :]
+        for i in range(3)
+        for j in range(3)
+    ]
+
+
+def _shift_add(x: Array, kernel: Array, stride: int) -> Array:
+    taps = kernel.reshape(9, 1, 1, 1, -1)
+    return sum(view * tap for view, tap in zip(_shifts(x, stride), taps, strict=True))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise_shifted(x: Array, kernel: Array, stride: int) -> Array:
+    """The same as nine multiply-adds of shifted images."""
+    return _shift_add(x, kernel, stride)
+
+
+def _forward(x, kernel, stride):
+    return _shift_add(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride, residuals, g):
+    x, kernel = residuals
+
+    # Image by image: the nine products of one image stay in the cache, those of a batch do not, and
+    # this sum is what takes the time.
+    def add(total, image_and_g):
+        image, g = image_and_g
+        products = [
+            jnp.sum(view * g, axis=(0, 1), dtype=jnp.float32) for view in _shifts(image, stride)
+        ]
+        return total + jnp.stack(products), None
+
+    d_kernel, _ = jax.lax.scan(add, jnp.zeros((9, x.shape[-1])), (x, g))
+    (d_x,) = jax.linear_transpose(lambda x: _shift_add(x, kernel, stride), x)(g)
+    return d_x, d_kernel.reshape(kernel.shape).astype(kernel.dtype)
+
+
+depthwise_shifted.defvjp(_forward, _backward)
+
+
+def depthwise(x: Array, kernel: Array, stride: int) -> Array:
+    """Shifted on CPU, where XLA's grouped convolution is some 50 times slower; else grouped."""
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=partial(depthwise_shifted, stride=stride),
+        default=partial(depthwise_grouped, stride=stride),
+    )
+
+
+class DepthwiseConv(nn.Module):
+    """A 3x3 convolution of every channel with its own filter, without bias, padded by 1.
+
+    Attributes:
+      stride: 1 or 2.
+      compute: how; all ways have the same parameters and results.
+    """
+
+    stride: int
+    compute: Depthwise = depthwise
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", conv_init, (3, 3, 1, x.shape[-1]))
+        return self.compute(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)

@@ -1,0 +1,170 @@
+"""Sets that fit in memory: two uint8 arrays per split, made to live on the device.
+
+The order in which examples are seen is a function of (seed, epoch) and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zipfile
+
+import numpy as np
+
+from atkd_jax.data import spec as specs
+from atkd_jax.types import DataSpec
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arrays:
+    """One split.
+
+    Attributes:
+      image: [N, H, W, 3] uint8.
+      label: [N] int32.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MemorySource:
+    """A data set held in memory whole. An example's index is its row in `train`."""
+
+    spec: DataSpec
+    train: Arrays
+    test: Arrays
+
+
+def epoch_order(seed: int, epoch: int, num: int, batch_size: int) -> np.ndarray:
+    """Rows of the training set in the order of one epoch: [num // batch_size, batch_size] int32.
+
+    A permutation whose last, partial batch is dropped (another one in every epoch). Drawn from
+    `np.random.RandomState`, whose stream is frozen: the same on every NumPy version and machine.
+
+    Raises:
+      ValueError: the batch is larger than the data set.
+    """
+    if not 1 <= batch_size <= num:
+        raise ValueError(f"batch_size {batch_size} is not in 1..{num}, the number of examples")
+    steps = num // batch_size
+    order = np.random.RandomState([seed, epoch]).permutation(num)
+    return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
+
+
+def eval_order(num: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every row once: index [steps, batch_size] int32 and mask of the same shape.
+
+    The last batch is filled up with row 0, where the mask is false.
+    """
+    steps = -(-num // batch_size)
+    index = np.zeros(steps * batch_size, np.int32)
+    index[:num] = np.arange(num)
+    mask = np.arange(len(index)) < num
+    return index.reshape(steps, batch_size), mask.reshape(steps, batch_size)
+
+
+def digits() -> MemorySource:
+    """1,797 real handwritten digits, 8x8 in 17 grey levels, that come with scikit-learn.
+
+    Every pixel is doubled in both directions (16x16) so that a network of three resolutions still
+    sees 4x4 in its last stage; grey is repeated in three channels, 0..16 becomes 0..255. 36 images
+    of every class, always the same ones, are the test set: 1,437 to train on and 360 to test.
+
+    Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
+    """
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    grey = np.round(data.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8]
+    image = np.repeat(grey.repeat(2, axis=1).repeat(2, axis=2)[..., None], 3, axis=-1)
+    label = data.target.astype(np.int32)
+    draw = np.random.RandomState(0)
+    test = np.sort(
+        np.concatenate([draw.permutation(np.flatnonzero(label == k))[:36] for k in range(10)])
+    )
+    train = np.setdiff1d(np.arange(len(label)), test)
+    return in_memory(
+        "digits",
+        Arrays(image[train], label[train]),
+        Arrays(image[test], label[test]),
+        specs.DIGITS,
+    )
+
+
+def npz(path: str) -> MemorySource:
+    """Anyone's data: a NumPy archive with x_train, y_train, x_test and y_test.
+
+    Args:
+      path: images uint8 [N, H, W, 3], labels integers [N] in 0..K-1, where K - 1 is the largest
+        label in y_train.
+
+    Raises:
+      ValueError: the file does not hold that; the message says which array and what is wrong.
+    """
+    x_train, y_train, x_test, y_test = _npz_arrays(path)
+    for split, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
+        check_split(path, split, x, y)
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise ValueError(
+            f"{path}: images of x_train are {x_train.shape[1:]}, of x_test {x_test.shape[1:]}"
+        )
+    classes = int(y_train.max()) + 1
+    unseen = np.setdiff1d(np.arange(classes), y_train)
+    if len(unseen):
+        raise ValueError(
+            f"{path}: y_train reaches {classes - 1} but has no example of class {unseen[0]};"
+            " number the classes 0..K-1"
+        )
+    if y_test.max() >= classes:
+        raise ValueError(
+            f"{path}: y_test has label {y_test.max()}, the classes of y_train are 0..{classes - 1}"
+        )
+    return in_memory(
+        f"npz:{path}",
+        Arrays(x_train, y_train.astype(np.int32)),
+        Arrays(x_test, y_test.astype(np.int32)),
+        tuple(str(k) for k in range(classes)),
+    )
+
+
+def _npz_arrays(path: str) -> list[np.ndarray]:
+    """The four arrays of an archive, or one sentence that says why there are none."""
+    names = ("x_train", "y_train", "x_test", "y_test")
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no archive at all" if os.path.exists(path) else "no such file")
+        with np.load(path) as file:
+            held = sorted(file)
+            found = {name: file[name] for name in names if name in held}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as .npz: {error}") from None
+    for name in names:
+        if name not in found:
+            raise ValueError(f"{path} has no array {name}: it holds {held}, needed are {names}")
+    return [found[name] for name in names]
+
+
+def check_split(path: str, split: str, x: np.ndarray, y: np.ndarray) -> None:
+    """Raises ValueError unless x is uint8 [N, H, W, 3] and y holds N labels, integers >= 0."""
+    if x.dtype != np.uint8:
+        raise ValueError(f"{path}: x_{split} is {x.dtype}, it must be uint8 (pixels 0..255)")
+    if x.ndim != 4 or x.shape[-1] != 3:
+        raise ValueError(f"{path}: x_{split} has shape {x.shape}, it must be (N, H, W, 3)")
+    if not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"{path}: y_{split} is {y.dtype}, it must hold integers")
+    if y.shape != x.shape[:1]:
+        raise ValueError(
+            f"{path}: y_{split} has shape {y.shape}, it must be ({len(x)},) like x_{split}"
+        )
+    if not x.size:
+        raise ValueError(f"{path}: x_{split} is empty, its shape is {x.shape}")
+    if y.min() < 0:
+        raise ValueError(f"{path}: y_{split} has label {y.min()}, labels are 0..K-1")
+
+
+def in_memory(name: str, train: Arrays, test: Arrays, class_names: tuple[str, ...]) -> MemorySource:
+    """A source whose facts are measured on its own training images."""
+    spec = specs.describe(name, train.image, train.label, len(test.label), class_names)
+    return MemorySource(spec, train, test)

@@ -1,0 +1,147 @@
+"""Data sets that TensorFlow Datasets has prepared on disk: found, downloaded, read, checked.
+
+TensorFlow is imported by these functions and by nothing else that loads at start, and never sees an
+accelerator.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from types import ModuleType
+
+import numpy as np
+
+from atkd_jax.data.memory import Arrays
+
+
+@functools.cache
+def tensorflow() -> tuple[ModuleType, ModuleType]:
+    """TensorFlow and TensorFlow Datasets, with every accelerator hidden from them.
+
+    Raises:
+      ValueError: they are not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ValueError(
+            f"this data set is read with TensorFlow, which cannot be imported ({error}):"
+            " pip install tensorflow-cpu tensorflow-datasets importlib_resources;"
+            " digits and npz:PATH need neither"
+        ) from None
+    for kind in ("GPU", "TPU"):
+        tf.config.set_visible_devices([], kind)
+    return tf, tfds
+
+
+def prepare_command(name: str) -> str:
+    """What to type on a machine with a network to get the data set onto the disk."""
+    return f"python -m atkd_jax.data.prepare {name}"
+
+
+def find_builder(name: str, data_dir: str | None = None):
+    """The TFDS builder called `name`, unprepared or prepared.
+
+    Args:
+      data_dir: where TFDS keeps its data sets; None means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises:
+      ValueError: TFDS knows no such data set.
+    """
+    _, tfds = tensorflow()
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError:
+        raise ValueError(
+            f"TensorFlow Datasets knows no data set {name!r}, and none of that name is in"
+            f" {data_dir or tfds.core.constants.DATA_DIR}"
+        ) from None
+
+
+def prepared(name: str, data_dir: str | None = None):
+    """The TFDS builder of a data set that is on the disk; downloads it where that is possible.
+
+    Raises:
+      ValueError: it is not there and cannot be had, or what is there is half of it.
+    """
+    builder = find_builder(name, data_dir)
+    if not builder.is_prepared():
+        if builder.data_path.exists():
+            raise damaged(builder, "its dataset_info.json is missing")
+        download(builder)
+    return builder
+
+
+def download(builder, manual_dir: str | None = None) -> None:
+    """Downloads and prepares, or takes the archives from `manual_dir` under their upstream names.
+
+    Raises:
+      ValueError: it could not; the message says what to do.
+    """
+    _, tfds = tensorflow()
+    advice = (
+        f"{builder.name} is not in {builder.data_path.parent.parent} and could not be downloaded"
+        " ({}). Where there is a network run: " + prepare_command(builder.name) + "; or bring the"
+        " archives by hand and add --manual_dir DIR"
+    )
+    if manual_dir is None:
+        _check_reachable(builder, advice)
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir)
+    try:
+        builder.download_and_prepare(download_config=config)
+    except Exception as error:  # TFDS raises whatever its libraries raise
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(advice.format(f"{type(error).__name__}: {reason}")) from error
+
+
+def _check_reachable(builder, advice: str) -> None:
+    """One request that is allowed to fail: TFDS itself would go on trying for minutes."""
+    import requests
+
+    for url in list(builder.url_infos or {})[:1]:
+        try:
+            requests.head(url, timeout=10)
+        except requests.RequestException:
+            raise ValueError(advice.format(f"{url.split('/')[2]} cannot be reached")) from None
+
+
+def damaged(builder, what: str) -> ValueError:
+    """The error for a prepared data set that cannot be what TFDS wrote."""
+    return ValueError(
+        f"the prepared {builder.name} in {builder.data_path} is damaged: {what}."
+        f" Delete that folder and run: {prepare_command(builder.name)}"
+    )
+
+
+def read_split(builder, split: str, num: int, num_classes: int) -> Arrays:
+    """One split decoded into memory, in the order of the files.
+
+    Args:
+      split: in TFDS's notation, e.g. "train" or "train+extra".
+      num: how many examples there have to be.
+      num_classes: labels have to lie in 0..num_classes - 1.
+
+    Raises:
+      ValueError: files are missing or cut off, or the examples are not as many or not what they
+        have to be.
+    """
+    tf, tfds = tensorflow()
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    images, labels = [], []
+    try:
+        data = builder.as_dataset(split=split, batch_size=1000, read_config=config)
+        for batch in tfds.as_numpy(data):
+            images.append(batch["image"])
+            labels.append(batch["label"].astype(np.int32))
+    except (tf.errors.OpError, ValueError) as error:
+        raise damaged(builder, f"split {split}, {' '.join(str(error).split())[:300]}") from None
+    image, label = np.concatenate(images), np.concatenate(labels)
+    if len(label) != num:
+        raise damaged(builder, f"split {split} holds {len(label)} examples instead of {num}")
+    if label.min() < 0 or label.max() >= num_classes:
+        wrong = label.min() if label.min() < 0 else label.max()
+        raise damaged(builder, f"split {split} has label {wrong}, not in 0..{num_classes - 1}")
+    return Arrays(image, label)

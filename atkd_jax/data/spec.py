@@ -1,0 +1,92 @@
+"""What is known about each data set before it is read: classes, sizes, mean and standard deviation.
+
+Means and standard deviations are per channel, of training pixels in 0..1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from atkd_jax.types import DataSpec
+
+CIFAR10_CLASSES = tuple(
+    "airplane automobile bird cat deer dog frog horse ship truck".split()
+)  # https://www.cs.toronto.edu/~kriz/cifar.html
+CIFAR100_CLASSES = tuple(
+    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+    butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab
+    crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard
+    lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom
+    oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake
+    spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
+    train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()
+)  # https://www.cs.toronto.edu/~kriz/cifar.html, the 100 fine classes
+DIGITS = tuple("0123456789")
+
+# https://github.com/pytorch/examples (imagenet/main.py); torchvision's weights expect these.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+KNOWN = {
+    spec.name: spec
+    for spec in (
+        # Krizhevsky 2009. Mean and deviation computed from the training images.
+        DataSpec(
+            name="cifar10",
+            image_shape=(32, 32, 3),
+            class_names=CIFAR10_CLASSES,
+            num_train=50_000,
+            num_test=10_000,
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2470, 0.2435, 0.2616),
+        ),
+    )
+}
+
+
+def describe(
+    name: str,
+    image: np.ndarray,
+    label: np.ndarray,
+    num_test: int,
+    class_names: tuple[str, ...],
+) -> DataSpec:
+    """The facts of a set that is known by its training images alone.
+
+    Args:
+      image: [N, H, W, 3] uint8, the training images.
+      label: [N] int32, their classes.
+    """
+    mean, std = channel_moments(image)
+    return DataSpec(
+        name=name,
+        image_shape=image.shape[1:],
+        class_names=class_names,
+        num_train=len(image),
+        num_test=num_test,
+        mean=mean,
+        std=std,
+        train_label=label,
+    )
+
+
+def channel_moments(image: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per-channel mean and standard deviation of [N, H, W, 3] uint8 pixels scaled to 0..1.
+
+    A channel without any variation gets the deviation of one grey level, so that it can be divided.
+    """
+    # Counting grey levels is exact and needs no float copy of the images.
+    level = np.arange(256) / 255.0
+    counts = np.stack([np.bincount(image[..., c].ravel(), minlength=256) for c in range(3)])
+    p = counts / counts.sum(1, keepdims=True)  # [3, 256]
+    mean = p @ level
+    std = np.sqrt(np.maximum(p @ level**2 - mean**2, 0.0))
+    return tuple(mean.tolist()), tuple(np.maximum(std, 1 / 255).tolist())
+
+
+def with_labels(spec: DataSpec, label: np.ndarray) -> DataSpec:
+    """The same facts, and the labels [N] int32 of the training set in index order."""
+    return dataclasses.replace(spec, train_label=label)

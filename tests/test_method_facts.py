@@ -1,0 +1,218 @@
+"""What single methods promise beyond the table of test_methods.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atkd_jax import methods
+from atkd_jax.methods import Extras
+from atkd_jax.methods.self_attention import attention_maps
+from atkd_jax.types import Batch, ModelOut
+
+KEY = jax.random.key(0)
+
+
+def noise(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def outs(seed, *shapes, classes=10):
+    """An output with stages of the given (H, W, C), three examples."""
+    feats = {f"stage{i + 1}": noise(seed + i, 3, *shape) for i, shape in enumerate(shapes)}
+    return ModelOut(noise(seed, 3, classes), feats)
+
+
+def labels(label):
+    return Batch(None, jnp.asarray(label), None)
+
+
+def loss_of(method, t, s, extras=None, batch=None):
+    return method.loss(extras or Extras(), t, s, batch, KEY).loss
+
+
+# at
+
+
+def test_at_does_not_see_the_scale_of_features():
+    at = methods.create("at")
+    t, s = outs(0, (4, 4, 3)), outs(1, (4, 4, 5))
+    scaled = ModelOut(s.logits, {"stage1": 100 * s.feats["stage1"]})
+    np.testing.assert_allclose(loss_of(at, t, scaled), loss_of(at, t, s), rtol=1e-5)
+
+
+def test_at_of_the_paper_is_half_the_distance_of_unit_maps():
+    t, s = outs(0, (4, 4, 3)), outs(1, (4, 4, 5))
+    maps = [np.square(out.feats["stage1"]).mean(-1).reshape(3, -1) for out in (t, s)]
+    q_t, q_s = (q / np.linalg.norm(q, axis=1, keepdims=True) for q in maps)
+    expected = np.linalg.norm(q_s - q_t, axis=1).mean() / 2
+    loss = loss_of(methods.create("at", variant="paper"), t, s)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_at_with_a_stage_that_the_student_lacks_says_so():
+    at = methods.create("at", taps=("stage2",))
+    with pytest.raises(ValueError, match="at: the student has no tap stage2; it has stage1"):
+        at.init(KEY, outs(0, (4, 4, 3), (2, 2, 3)), outs(1, (4, 4, 3)), None)
+
+
+# self_attention
+
+
+def test_attention_maps_are_scaled_cosines_per_head():
+    feat, heads, scale = noise(2, 2, 3, 2, 8), 2, 5.0
+    x = feat.reshape(2, 6, heads, 4).transpose(0, 2, 1, 3)  # [B, heads, N, d]
+    x = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    expected = np.exp(scale * x @ x.transpose(0, 1, 3, 2))
+    expected /= expected.sum(axis=-1, keepdims=True)
+    maps = attention_maps(feat, heads, scale, (3, 2))
+    np.testing.assert_allclose(maps, expected, rtol=1e-5)
+
+
+def test_attention_maps_of_layer_normalised_tokens_are_scaled_by_sqrt_d():
+    feat = noise(3, 2, 3, 2, 8)
+    x = (feat - feat.mean(-1, keepdims=True)) / np.sqrt(feat.var(-1, keepdims=True) + 1e-5)
+    x = x.reshape(2, 6, 2, 4).transpose(0, 2, 1, 3)
+    expected = np.exp(x @ x.transpose(0, 1, 3, 2) / 2)
+    expected /= expected.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(attention_maps(feat, 2, "sqrt_d", (3, 2)), expected, rtol=1e-5)
+
+
+def test_self_attention_sums_over_keys_and_stages_and_averages_the_rest():
+    method = methods.create("self_attention", heads=2, max_size=2)
+    t, s = outs(0, (8, 8, 4), (4, 4, 8)), outs(9, (8, 8, 6), (2, 2, 2))
+    expected = 0
+    for stage in ("stage1", "stage2"):
+        a_t, a_s = (attention_maps(o.feats[stage], 2, 10.0, (2, 2)) for o in (t, s))
+        expected += np.square(a_s - a_t).sum(-1).mean()
+    np.testing.assert_allclose(loss_of(method, t, s), expected, rtol=1e-5)
+
+
+def test_self_attention_refuses_heads_that_do_not_divide_the_channels():
+    with pytest.raises(ValueError, match="6 channels of the student do not split into 4 heads"):
+        methods.create("self_attention").init(KEY, outs(0, (2, 2, 8)), outs(1, (2, 2, 6)), None)
+
+
+# kd and dkd
+
+
+@pytest.mark.parametrize("name", ["kd", "dkd"])
+def test_logit_methods_refuse_other_classes_and_no_temperature(name):
+    with pytest.raises(ValueError, match=f"{name}: the teacher has 7 classes, the student 10"):
+        methods.create(name).init(KEY, outs(0, classes=7), outs(0), None)
+    with pytest.raises(ValueError, match=f"{name}: temperature must be positive"):
+        methods.create(name, temperature=0.0)
+
+
+def test_dkd_splits_the_divergence_of_kd():
+    z_t, z_s, y = noise(4, 1, 10), noise(5, 1, 10), 3
+    t, s = ModelOut(z_t, {}), ModelOut(z_s, {})
+    unsure = 1 - float(jax.nn.softmax(z_t / 4)[0, y])
+    dkd = methods.create("dkd", alpha=1.0, beta=unsure)
+    expected = loss_of(methods.create("kd"), t, s)
+    np.testing.assert_allclose(loss_of(dkd, t, s, batch=labels([y])), expected, rtol=1e-5)
+
+
+def test_dkd_is_finite_for_a_teacher_that_is_certain():
+    t, s = ModelOut(1e4 * jnp.eye(3), {}), ModelOut(-1e4 * jnp.eye(3), {})
+    dkd = methods.create("dkd", temperature=1.0)
+
+    def loss(z):
+        return loss_of(dkd, t, ModelOut(z, {}), batch=labels([0, 1, 2]))
+
+    value, grad = jax.value_and_grad(loss)(s.logits)
+    assert np.isfinite(value) and np.all(np.isfinite(grad))
+
+
+def test_dkd_refuses_class_probabilities():
+    with pytest.raises(ValueError, match="dkd: needs one class number per example"):
+        loss_of(methods.create("dkd"), outs(0), outs(1), batch=labels(np.full((3, 10), 0.1)))
+
+
+# vid
+
+
+def test_vid_starts_at_half_the_log_of_its_variance_per_stage():
+    zero = ModelOut(jnp.zeros((3, 10)), {f"stage{i}": jnp.zeros((3, 2, 2, 4)) for i in (1, 2)})
+    vid = methods.create("vid")
+    extras = vid.init(KEY, zero, zero, None)
+    np.testing.assert_allclose(loss_of(vid, zero, zero, extras), np.log(5), rtol=1e-6)
+
+
+# fitnet
+
+
+@pytest.mark.parametrize(
+    "student, kernel",
+    [
+        ((8, 8, 4), (3, 3, 4, 6)),
+        ((2, 2, 4), (4, 4, 4, 6)),
+        ((4, 4, 4), (1, 1, 4, 6)),
+        ((6, 5, 4), (3, 2, 4, 6)),
+    ],
+    ids=["down", "up", "equal", "valid"],
+)
+def test_fitnet_regresses_to_the_teachers_shape_and_carries_its_statistics(student, kernel):
+    fitnet = methods.create("fitnet", tap="stage1")
+    t, s = outs(0, (4, 4, 6)), outs(1, student)
+    extras = fitnet.init(KEY, t, s, None)
+    assert extras.params["conv"]["kernel"].shape == kernel
+    loss = jax.jit(fitnet.loss)
+    one = loss(extras, t, s, None, KEY)
+    two = loss(Extras(extras.params, one.state), t, s, None, KEY)
+    # A tenth of the way from zero to the batch's mean, and a tenth of the rest.
+    np.testing.assert_allclose(two.state["bn"]["mean"], 1.9 * one.state["bn"]["mean"], rtol=1e-5)
+    assert np.all(one.state["bn"]["mean"] != 0)
+
+
+def test_fitnet_refuses_a_student_map_that_is_too_small():
+    with pytest.raises(ValueError, match="student's map is 3x3, the teacher's 8x8"):
+        methods.create("fitnet", tap="stage1").init(
+            KEY, outs(0, (8, 8, 6)), outs(1, (3, 3, 4)), None
+        )
+
+
+# fsp, nst, and the relational methods
+
+
+def test_fsp_refuses_networks_of_different_width():
+    t, s = (outs(0, (4, 4, c), (2, 2, 2 * c)) for c in (4, 6))
+    with pytest.raises(ValueError, match=r"teacher has \(4, 8\) channels, the student \(6, 12\)"):
+        methods.create("fsp", taps=("stage1", "stage2")).init(KEY, t, s, None)
+
+
+def test_nst_is_the_same_by_channels_and_by_positions():
+    """For few positions and many channels it compares [N, N] matrices: both ways are one sum."""
+    t, s = noise(6, 3, 2, 2, 7), noise(7, 3, 2, 2, 5)
+    unit_t, unit_s = (
+        f.reshape(3, 4, -1) / np.linalg.norm(f.reshape(3, 4, -1), axis=1, keepdims=True)
+        for f in (t, s)
+    )
+
+    def kernel(a, b):
+        return np.square(np.einsum("bnc,bnd->bcd", a, b)).mean()
+
+    expected = kernel(unit_t, unit_t) + kernel(unit_s, unit_s) - 2 * kernel(unit_t, unit_s)
+    loss = loss_of(
+        methods.create("nst"), *(ModelOut(jnp.zeros((3, 10)), {"stage1": f}) for f in (t, s))
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sp", "cc", "rkd", "pkt"])
+def test_relational_methods_ask_for_the_whole_batch(name):
+    assert methods.METHODS[name].couples_examples
+
+
+@pytest.mark.parametrize("name", ["cc", "rkd"])
+def test_a_single_example_has_no_relations(name):
+    one = ModelOut(jnp.zeros((1, 10)), {"pooled": jnp.zeros((1, 4))})
+    with pytest.raises(ValueError, match=f"{name}: compares examples.*batch_size must exceed 1"):
+        methods.create(name).init(KEY, one, one, None)
+
+
+def test_rkd_does_not_see_the_scale_of_features():
+    t, s = (ModelOut(jnp.zeros((5, 10)), {"pooled": noise(i, 5, 4)}) for i in (8, 9))
+    scaled = ModelOut(s.logits, {"pooled": 3 * s.feats["pooled"]})
+    rkd = methods.create("rkd")
+    np.testing.assert_allclose(loss_of(rkd, t, scaled), loss_of(rkd, t, s), rtol=1e-5)

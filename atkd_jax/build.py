@@ -1,0 +1,79 @@
+"""From a configuration to the values that training is made of. Config goes no further down."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from atkd_jax import data, methods, models, optim
+from atkd_jax.data.augment import Augment
+from atkd_jax.objective import Objective, Term
+from atkd_jax.step import Network
+from atkd_jax.types import DataSpec
+
+DTYPES = ("float32", "bfloat16")
+
+
+def source(config: ConfigDict) -> Any:
+    """The data set, read (in memory) or opened (streamed)."""
+    options = {key: config.data[key] for key in config.data if key not in ("name", "augment")}
+    return data.load(config.data.name, **options)
+
+
+def augment(config: ConfigDict) -> Augment:
+    """What happens to a training image before both networks see it."""
+    return Augment(**config.data.augment.to_dict())
+
+
+def network(
+    config: ConfigDict,
+    name: str,
+    spec: DataSpec,
+    bn_axis: str | None = None,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+) -> Network:
+    """A network of MODELS for the classes of `spec`, normalising as `spec` says unless told."""
+    if config.dtype not in DTYPES:
+        raise ValueError(f"dtype {config.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+    module = models.create(name, spec.num_classes, dtype=jnp.dtype(config.dtype), bn_axis=bn_axis)
+    return Network(module, tuple(mean) or spec.mean, tuple(std) or spec.std)
+
+
+def objective(config: ConfigDict, steps_per_epoch: int, axis_name: str | None = None) -> Objective:
+    """CE and the configured terms.
+
+    Each entry of `config.terms` is {weight, warmup_epochs (optional), fields of the method}.
+    """
+    terms = {}
+    for name, fields in config.terms.items():
+        fields = fields.to_dict()
+        weight = fields.pop("weight", None)
+        if weight is None:
+            raise ValueError(f"terms.{name} has no weight; add one, such as terms.{name}.weight=1")
+        warmup = round(fields.pop("warmup_epochs", 0) * steps_per_epoch)
+        if warmup:
+            weight = optax.linear_schedule(0.0, weight, warmup)
+        method = methods.create(name, **fields)
+        if hasattr(method, "axis_name"):
+            method = dataclasses.replace(method, axis_name=axis_name)
+        terms[name] = Term(weight, method)
+    return Objective(config.ce_weight, terms)
+
+
+def schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+    """Learning rate as a function of the step."""
+    fields = config.schedule.to_dict()
+    name = fields.pop("name")
+    return optim.make_schedule(name, config.optimizer.lr, config.epochs, steps_per_epoch, **fields)
+
+
+def optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+    """One optimiser for the student and for what the methods learn."""
+    fields = config.optimizer.to_dict()
+    name, _ = fields.pop("name"), fields.pop("lr")
+    return optim.make_optimizer(name, schedule(config, steps_per_epoch), **fields)

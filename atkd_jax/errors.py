@@ -1,0 +1,16 @@
+"""One clear line for a name that is not known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def check_known(what: str, name: str, known: Iterable[str]) -> None:
+    """Raises ValueError naming the nearest match if `name` is not among `known`."""
+    known = list(known)
+    if name in known:
+        return
+    near = difflib.get_close_matches(str(name), known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known)}"
+    raise ValueError(f"unknown {what} {name!r}; {hint}")

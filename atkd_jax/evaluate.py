@@ -1,0 +1,58 @@
+"""Accuracy on a test set, every example exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from atkd_jax.feed import MemoryFeed, StreamFeed
+from atkd_jax.parallel import Parallel
+from atkd_jax.step import Network, make_eval_step
+from atkd_jax.types import PyTree
+
+EVAL_BATCH = 500
+
+
+def make_evaluate(
+    network: Network, feed: MemoryFeed | StreamFeed, parallel: Parallel, batch_size: int = 0
+) -> Callable[[PyTree], dict[str, float]]:
+    """Builds `evaluate(variables) -> {"top1", "top5" in percent, "loss" in nats}`.
+
+    Args:
+      variables: later, {"params", "batch_stats"} of the network, replicated.
+      batch_size: global; rounded up to a multiple of the devices.
+
+    Raises:
+      RuntimeError: later, if the examples counted are not the test set's.
+    """
+    step, axis = make_eval_step(network), parallel.axis
+    devices = len(parallel.devices)
+    batch_size = -(-(batch_size or min(EVAL_BATCH, feed.spec.num_test)) // devices) * devices
+
+    def over_stack(variables, data, stack):
+        def one(item):
+            return step(variables, feed.fetch(data, item))
+
+        sums = jax.tree.map(jnp.sum, jax.lax.map(one, stack))
+        return jax.tree.map(lambda x: jnp.sum(axis.gather(x[None])), sums)
+
+    compiled = parallel.spmd(over_stack, spread=(2,))
+
+    def evaluate(variables: PyTree) -> dict[str, float]:
+        parts = [compiled(variables, feed.test_data, stack) for stack in feed.test(batch_size)]
+        sums = {key: sum(float(part[key]) for part in parts) for key in parts[0]}
+        if sums["count"] != feed.spec.num_test:
+            raise RuntimeError(
+                f"evaluated {sums['count']:.0f} examples, but {feed.spec.name} has"
+                f" {feed.spec.num_test}: the test data are incomplete"
+            )
+        count = sums["count"]
+        return {
+            "top1": 100 * sums["top1"] / count,
+            "top5": 100 * sums["top5"] / count,
+            "loss": sums["loss"] / count,
+        }
+
+    return evaluate

@@ -1,0 +1,91 @@
+"""Brings a data set to the devices: the same calls for a set in memory and for a stream.
+
+A set in memory is copied to every device once, as uint8; what travels per epoch is the order. A
+stream travels as it comes, several batches in a stack.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from atkd_jax.data.memory import MemorySource, epoch_order, eval_order
+from atkd_jax.parallel import Parallel
+from atkd_jax.types import Batch, PyTree
+
+Dispatch = tuple[PyTree, int, int]  # a stack of batches, and from which to which to train on
+
+
+def make_feed(source: Any, parallel: Parallel, batch_size: int, seed: int):
+    """The feed for what `data.load` returned."""
+    if isinstance(source, MemorySource):
+        return MemoryFeed(source, parallel, batch_size, seed)
+    return StreamFeed(source, parallel, batch_size)
+
+
+class MemoryFeed:
+    """Items are rows of indices; `fetch` looks the images up on the device."""
+
+    def __init__(self, source: MemorySource, parallel: Parallel, batch_size: int, seed: int):
+        self.spec = source.spec
+        if batch_size > len(source.train.label):
+            raise ValueError(
+                f"batch_size {batch_size} is larger than the training set of {self.spec.name}"
+                f" ({len(source.train.label)} examples); choose a smaller one"
+            )
+        self.parallel, self.batch_size, self.seed = parallel, batch_size, seed
+        self.steps_per_epoch = len(source.train.label) // batch_size
+        self.train_data = parallel.place((source.train.image, source.train.label))
+        self.test_data = parallel.place((source.test.image, source.test.label))
+
+    @staticmethod
+    def fetch(data: PyTree, item: PyTree) -> Batch:
+        """Looks up one batch. data: (images, labels); item: (index [B], mask [B] or None)."""
+        (images, labels), (index, mask) = data, item
+        return Batch(jnp.take(images, index, axis=0), jnp.take(labels, index), index, mask)
+
+    def train(self, epoch: int, first: int, per_dispatch: int) -> Iterator[Dispatch]:
+        """The rest of an epoch from its step `first` on."""
+        order = epoch_order(self.seed, epoch, self.spec.num_train, self.batch_size)
+        stack = (self.parallel.place_batches(order), None)
+        for start in range(first, len(order), per_dispatch):
+            yield stack, start, min(start + per_dispatch, len(order))
+
+    def test(self, batch_size: int) -> Iterator[PyTree]:
+        """Every test example once, in stacks; padded and masked."""
+        yield self.parallel.place_batches(eval_order(self.spec.num_test, batch_size))
+
+
+class StreamFeed:
+    """Items are batches as the host decoded them; `fetch` has nothing to do."""
+
+    def __init__(self, source, parallel: Parallel, batch_size: int):
+        self.spec, self.source, self.parallel = source.spec, source, parallel
+        self.batch_size = batch_size
+        self.steps_per_epoch = self.spec.num_train // batch_size
+        self.train_data = self.test_data = ()
+
+    @staticmethod
+    def fetch(data: PyTree, item: Batch) -> Batch:
+        del data
+        return item
+
+    def _stacks(self, batches: Iterator[Batch], per_stack: int) -> Iterator[PyTree]:
+        while group := list(itertools.islice(batches, per_stack)):
+            stack = jax.tree.map(lambda *x: np.stack(x), *group)
+            yield self.parallel.place_local_batches(stack)
+
+    def train(self, epoch: int, first: int, per_dispatch: int) -> Iterator[Dispatch]:
+        """The rest of an epoch from its step `first` on."""
+        batches = self.source.train(epoch, first)
+        for stack in self._stacks(batches, per_dispatch):
+            yield stack, 0, len(stack.label)
+
+    def test(self, batch_size: int) -> Iterator[PyTree]:
+        """Every test example once, in stacks; padded and masked."""
+        yield from self._stacks(self.source.test(), 1)

@@ -1,0 +1,53 @@
+"""The command line.
+
+python -m atkd_jax.main --config=configs/cifar10.py:method=kd,pair=r56_r20 --workdir=DIR
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from atkd_jax.signals import Interrupted
+from atkd_jax.train import train_and_evaluate
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, FILE.py[:options]")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that holds a run resumes it")
+
+
+def cache_compilations() -> None:
+    """Keeps compiled programs in the user's cache folder, so that a second start is quick."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    if not jax.config.jax_compilation_cache_dir:  # $JAX_COMPILATION_CACHE_DIR wins
+        jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "atkd_jax" / "xla"))
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    cache_compilations()
+    try:
+        result = train_and_evaluate(CONFIG.value, Path(WORKDIR.value))
+    except Interrupted as stopped:
+        print(f"stopped: {stopped}; the same command goes on from there")
+        return
+    except (ValueError, FloatingPointError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"top-1 {result['last']['top1']:.2f} (best {result['best']['top1']:.2f})", end="")
+    print(f" in {result['seconds']:.0f} s; {WORKDIR.value}/summary.json")
+
+
+def cli() -> None:
+    """The console script `atkd`. The configs folder is found from where the command is typed."""
+    sys.path.insert(0, os.getcwd())
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,99 @@
+"""The loss of a step: hard labels plus a weighted sum of distillation methods.
+
+    L = ce_weight * CE(y, z_s) + sum_i weight_i(step) * L_i(teacher, student)
+
+Hard-label cross-entropy is here once, weights are here once; a method knows neither. With no terms
+this is plain supervised training, which is how teachers and baselines are trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from atkd_jax.methods.base import Extras, Method
+from atkd_jax.types import Array, Batch, DataSpec, ModelOut, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One method and its weight: a number, or a function of the step (a warm-up)."""
+
+    weight: float | Callable[[Array], Array]
+    method: Method
+
+    def weight_at(self, step: Array) -> Array | float:
+        return self.weight(step) if callable(self.weight) else self.weight
+
+
+def cross_entropy(logits: Array, label: Array) -> Array:
+    """Mean cross-entropy of logits [B, K] and labels: [B] class numbers or [B, K] probabilities."""
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    if label.ndim == 1:
+        return -jnp.mean(jnp.take_along_axis(log_p, label[:, None], axis=1))
+    return -jnp.mean(jnp.sum(label * log_p, axis=1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """CE and named terms.
+
+    Attributes:
+      ce_weight: weight of the cross-entropy with the labels.
+      terms: name -> Term; empty means that no teacher is needed.
+    """
+
+    ce_weight: float = 1.0
+    terms: Mapping[str, Term] = dataclasses.field(default_factory=dict)
+
+    def init(self, rng: Array, t: ModelOut | None, s: ModelOut, data: DataSpec) -> Extras:
+        """Params and state of every term, under the terms' names. Shapes of the global batch."""
+        extras = {
+            name: term.method.init(jax.random.fold_in(rng, i), t, s, data)
+            for i, (name, term) in enumerate(self.terms.items())
+        }
+        return Extras(
+            {name: e.params for name, e in extras.items()},
+            {name: e.state for name, e in extras.items()},
+        )
+
+    def loss(
+        self,
+        extras: Extras,
+        t: ModelOut | None,
+        s: ModelOut,
+        batch: Batch,
+        rng: Array,
+        step: Array,
+        gather: Callable[[PyTree], PyTree] = lambda tree: tree,
+    ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+        """The weighted sum, the terms' next state, and every part unweighted as a metric.
+
+        Args:
+          extras: of `init`.
+          t, s: what the two networks said of this device's part of the batch; t as a constant.
+          batch: this device's part.
+          rng, step: of this step, the same on all devices.
+          gather: brings a tree of this device's examples to the whole batch, for methods that
+            compare examples with each other.
+        """
+        t = jax.lax.stop_gradient(t)
+        everyone = None
+        ce = cross_entropy(s.logits, batch.label)
+        total = self.ce_weight * ce
+        state, metrics = {}, {"ce": ce}
+        for i, (name, term) in enumerate(self.terms.items()):
+            seen = (t, s, batch)
+            if term.method.couples_examples:
+                everyone = everyone or gather(seen)
+                seen = everyone
+            own = Extras(extras.params[name], extras.state[name])
+            out = term.method.loss(own, *seen, jax.random.fold_in(rng, i))
+            total += term.weight_at(step) * out.loss
+            state[name] = jax.lax.stop_gradient(out.state)
+            metrics[name] = out.loss
+            metrics |= {f"{name}/{key}": value for key, value in out.metrics.items()}
+        return total, (state, {"loss": total} | metrics)

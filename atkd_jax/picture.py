@@ -1,0 +1,69 @@
+"""A picture of what networks attend to: one row per image, the networks side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from atkd_jax import ops
+from atkd_jax.step import Network
+from atkd_jax.types import PyTree
+
+Maps = dict[str, np.ndarray]
+
+
+def attention(network: Network, variables: PyTree, image: np.ndarray) -> Maps:
+    """Activation attention (Zagoruyko & Komodakis 2017, arXiv 1612.03928) of the last two stages.
+
+    Args:
+      image: [n, H, W, 3] uint8.
+
+    Returns:
+      {"8x8": [n, 8, 8], ...}, each map between 0 and 1.
+    """
+    feats = jax.jit(network.apply)(variables, jnp.asarray(image, jnp.float32) / 255.0).feats
+    stages = sorted(key for key in feats if key.startswith("stage") and key[5:].isdigit())[-2:]
+    maps = {}
+    for stage in stages:
+        a = np.asarray(ops.attention_map(feats[stage]))
+        low, high = a.min((1, 2), keepdims=True), a.max((1, 2), keepdims=True)
+        maps[f"{a.shape[1]}x{a.shape[2]}"] = (a - low) / np.maximum(high - low, 1e-12)
+    return maps
+
+
+def write_attention(
+    path: Path, image: np.ndarray, names: list[str], networks: dict[str, Maps]
+) -> None:
+    """Draws the images, and beside each the maps of every network over the darkened image.
+
+    Args:
+      path: of the PNG.
+      image: [n, H, W, 3] uint8.
+      names: of the images' classes.
+      networks: title -> what `attention` returned.
+    """
+    from matplotlib.figure import Figure
+
+    columns = [(title, size, m) for title, maps in networks.items() for size, m in maps.items()]
+    figure = Figure(figsize=(1.15 * (1 + len(columns)) + 0.5, 1.15 * len(image) + 0.7), dpi=120)
+    grid = figure.subplots(len(image), 1 + len(columns), squeeze=False)
+    for row, picture in enumerate(image):
+        panels = grid[row]
+        panels[0].imshow(picture, interpolation="nearest")
+        panels[0].set_ylabel(names[row], fontsize=9)
+        extent = (-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5)
+        for panel, (_, _, maps) in zip(panels[1:], columns, strict=True):
+            panel.imshow(picture.mean(-1), cmap="gray", interpolation="nearest", extent=extent)
+            panel.imshow(maps[row], cmap="inferno", alpha=0.75, vmin=0, vmax=1, extent=extent)
+        for panel in panels:
+            panel.set_xticks([])
+            panel.set_yticks([])
+    grid[0][0].set_title("input", fontsize=9)
+    for panel, (title, size, _) in zip(grid[0][1:], columns, strict=True):
+        panel.set_title(f"{title}\n{size}", fontsize=9)
+    figure.tight_layout(pad=0.4)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

@@ -1,0 +1,38 @@
+"""SIGTERM and SIGINT end a run at the next step, after a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; it is saved."""
+
+
+class StopSignal:
+    asked = False
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[StopSignal]:
+    """Yields a value whose `asked` becomes true when a signal comes; a second SIGINT kills."""
+    stop = StopSignal()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number, frame):
+        del frame
+        if stop.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,96 @@
+"""Stage 1: a teacher from an export of ours, from published PyTorch weights, or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from atkd_jax import build, checkpoint
+from atkd_jax.models import convert
+from atkd_jax.step import Network
+from atkd_jax.types import DataSpec, PyTree
+
+PYTORCH = (".safetensors", ".pth", ".th", ".pt")
+TOLERANCE = 0.5  # points of top-1 between `expect_top1` and what was measured
+
+
+def variables_like(network: Network, spec: DataSpec) -> PyTree:
+    """Shapes and dtypes of the network's variables."""
+    image = jax.ShapeDtypeStruct((1, *spec.image_shape), jnp.float32)
+    return jax.eval_shape(network.module.init, jax.random.key(0), image)
+
+
+def describe(config: ConfigDict, spec: DataSpec) -> Network:
+    """The teacher without its weights.
+
+    Raises:
+      ValueError: no such network, no such file, or an export of a different network.
+    """
+    teacher = config.teacher
+    if not teacher.model:
+        raise ValueError("a method is asked for but no teacher; set config.teacher.model")
+    mean, std = tuple(teacher.mean), tuple(teacher.std)
+    if teacher.weights:
+        path = Path(teacher.weights)
+        if not path.exists():
+            raise ValueError(f"teacher.weights {path} does not exist")
+        if path.is_dir():
+            meta = checkpoint.read_export_meta(path)
+            for key, ours in (("model", teacher.model), ("num_classes", spec.num_classes)):
+                if meta[key] != ours:
+                    raise ValueError(
+                        f"the teacher in {path} has {key} {meta[key]}, this run needs {ours}"
+                    )
+            mean, std = mean or tuple(meta["mean"]), std or tuple(meta["std"])
+        elif path.suffix not in PYTORCH:
+            raise ValueError(
+                f"teacher.weights {path} is neither an export/ folder nor one of"
+                f" {', '.join(PYTORCH)}"
+            )
+    return build.network(config, teacher.model, spec, mean=mean, std=std)
+
+
+def recipe(config: ConfigDict) -> ConfigDict:
+    """The configuration of the teacher's own training: the student's, without a teacher."""
+    own = config.copy_and_resolve_references()
+    own.student, own.terms, own.ce_weight = config.teacher.model, ConfigDict(), 1.0
+    own.epochs = config.teacher.epochs or config.epochs
+    own.optimizer.lr = config.teacher.lr or config.optimizer.lr
+    own.teacher.update(model="", epochs=0, lr=0.0, expect_top1=0.0)
+    return own
+
+
+def load(
+    config: ConfigDict, network: Network, spec: DataSpec, workdir: Path, train: Callable
+) -> PyTree:
+    """The teacher's variables as host arrays.
+
+    Args:
+      train: `train_and_evaluate(config, workdir)`, called with `workdir/teacher` when no weights
+        are given; a finished or half-finished training there is taken up.
+
+    Raises:
+      ValueError: tensors are missing, left over, or of other shapes.
+    """
+    like = variables_like(network, spec)
+    path = Path(config.teacher.weights)
+    if not config.teacher.weights:
+        train(recipe(config), workdir / "teacher")
+        path = workdir / "teacher" / "export"
+    if path.is_dir():
+        return checkpoint.load_export(path, like)
+    return convert.to_flax(config.teacher.model, convert.load_torch(path), like)
+
+
+def check_top1(config: ConfigDict, top1: float) -> None:
+    """Raises ValueError if the teacher is not as good as `teacher.expect_top1` says."""
+    expected = config.teacher.expect_top1
+    if expected and abs(top1 - expected) > TOLERANCE:
+        raise ValueError(
+            f"the teacher's top-1 is {top1:.2f}, expected {expected:.2f}: wrong weights, mean or"
+            " std? Correct them, or teacher.expect_top1"
+        )

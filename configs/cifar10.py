@@ -1,0 +1,27 @@
+"""CIFAR-10 with the recipe of the CRD benchmark (RepDistiller): 240 epochs, batch 64.
+
+    python -m atkd_jax.main --config=configs/cifar10.py:method=atkd,pair=r50_mv2 --workdir=DIR
+
+`teacher=akamaster` after the colon sets what the published ResNets of github
+akamaster/pytorch_resnet_cifar10 were trained with: option A shortcuts, ImageNet's mean and std.
+"""
+
+from configs import common, methods, pairs
+
+
+def get_config(arg: str = ""):
+    arg = common.parse(arg, dict(method="atkd", pair="r56_r20", teacher=""))
+    config = common.get_config()
+    config.data.name = "cifar10"
+    config.data.augment.update(pad=4, flip=True)
+    pair = common.lookup("pair", arg["pair"], pairs.PAIRS)
+    config.student, config.teacher.model = pair["student"], pair["teacher"]
+    config.update(common.lookup("method", arg["method"], methods.METHODS))
+    if "mobilenet" in config.student:
+        config.optimizer.lr = 0.01
+        config.teacher.lr = 0.05
+    if arg["teacher"] == "akamaster":
+        config.teacher.model += "a"
+        config.teacher.mean = (0.485, 0.456, 0.406)
+        config.teacher.std = (0.229, 0.224, 0.225)
+    return config

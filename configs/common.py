@@ -1,0 +1,58 @@
+"""Every key of a run and its default. A key that is not here is a misspelling."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            seed=0,
+            data=dict(
+                name="digits",  # see atkd_jax/data, or npz:PATH for your own
+                data_dir="",  # where TFDS looks; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
+                augment=dict(pad=0, pad_mode="zero", flip=False, rotate=0.0, brightness=0.0),
+            ),
+            student="resnet8",
+            teacher=dict(
+                model="",  # only read if there are terms
+                weights="",  # export/ of one of our runs, .safetensors, .pth or .th; empty: train
+                expect_top1=0.0,  # stop if the teacher is further than half a point from it
+                mean=(),  # what the teacher's weights were trained with; empty: as the student
+                std=(),
+                epochs=0,  # of its own training; 0: as the student's
+                lr=0.0,
+            ),
+            ce_weight=1.0,
+            terms=dict(),  # method -> {weight, warmup_epochs, the method's own fields}
+            batch_size=64,  # of all devices together
+            epochs=240,
+            optimizer=dict(name="sgd", lr=0.05, momentum=0.9, nesterov=False, weight_decay=5e-4),
+            schedule=dict(name="step", milestones=(150, 180, 210), factor=0.1, warmup_epochs=0.0),
+            dtype="float32",  # of the computation; parameters and losses are float32 always
+            parallel="shard_map",
+            steps_per_dispatch=0,  # 0: one on CPU, 50 elsewhere
+            checkpoint=dict(every_epochs=1, every_steps=0, keep=2),
+        )
+    )
+
+
+def parse(arg: str, known: dict[str, str]) -> dict[str, str]:
+    """'method=kd,pair=r56_r20' -> a dict with every key of `known`, whose values are defaults."""
+    given = dict(
+        item.split("=", 1) if "=" in item else (item, "") for item in arg.split(",") if item
+    )
+    for key in given:
+        if key not in known:
+            raise ValueError(f"unknown option {key!r} after the colon; known: {', '.join(known)}")
+    return known | given
+
+
+def lookup(what: str, name: str, table: dict):
+    """table[name], or a ValueError with the nearest match."""
+    import difflib
+
+    if name not in table:
+        near = difflib.get_close_matches(name, table, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(table)}"
+        raise ValueError(f"unknown {what} {name!r}; {hint}")
+    return table[name]

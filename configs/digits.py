@@ -1,0 +1,19 @@
+"""Scikit-learn's 1,797 handwritten digits: the whole job in seconds, without a download.
+
+python -m atkd_jax.main --config=configs/digits.py:method=kd --workdir=DIR
+"""
+
+from configs import common, methods
+
+
+def get_config(arg: str = ""):
+    arg = common.parse(arg, dict(method="atkd"))
+    config = common.get_config()
+    config.student, config.teacher.model = "resnet8", "resnet20"
+    config.update(common.lookup("method", arg["method"], methods.METHODS))
+    config.data.augment.update(pad=1)
+    config.epochs = 12
+    config.teacher.epochs = 12
+    config.schedule.update(name="onecycle", warmup_epochs=2.0)
+    config.optimizer.lr = 0.1
+    return config

@@ -1,0 +1,89 @@
+"""The whole idea in three minutes on two CPU cores: a teacher, a small student, three ways to learn.
+
+    python -m experiments.demo [--workdir=runs/demo] [--seeds=3]
+
+On scikit-learn's handwritten digits, a ResNet-20 teaches a ResNet-8 that sees only a few of them.
+Prints one table and writes one picture. Run again, it goes on from what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+from absl import logging
+
+from atkd_jax import build, picture, teacher
+from atkd_jax.checkpoint import load_export
+from atkd_jax.main import cache_compilations
+from atkd_jax.train import train_and_evaluate
+from configs import digits
+
+METHODS = {"none": "alone", "kd": "KD", "atkd": "AT-KD"}
+PICTURED = (0, 1, 2, 3, 4, 5)  # one test image of each of these classes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    logging.set_verbosity(logging.ERROR)
+    cache_compilations()
+
+    config = digits.get_config("method=kd")
+    config.checkpoint.every_epochs = config.teacher.epochs
+    config = teacher.recipe(config)
+    master = train_and_evaluate(config, args.workdir / "teacher")
+    export = args.workdir / "teacher" / "export"
+
+    results = {}
+    for method in METHODS:
+        for seed in range(args.seeds):
+            config = digits.get_config(f"method={method}")
+            config.seed = seed
+            config.teacher.weights = str(export)
+            config.checkpoint.every_epochs = config.epochs
+            run = train_and_evaluate(config, args.workdir / f"{method}-{seed}")
+            results.setdefault(method, []).append(run)
+
+    print_table(master, results)
+    draw(args.workdir, master)
+
+
+def print_table(master: dict, results: dict[str, list[dict]]) -> None:
+    """One line per way to learn: mean and standard deviation of the last epoch's top-1."""
+    print(f"\n{'':16s}{'top-1 %':>14s}{'parameters':>12s}{'MACs':>12s}{'s / run':>9s}")
+    rows = {"teacher": [master]} | {f"student, {METHODS[m]}": runs for m, runs in results.items()}
+    for name, runs in rows.items():
+        top1 = [run["last"]["top1"] for run in runs]
+        spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
+        size = runs[0]["student"]
+        seconds = statistics.mean(run["seconds"] for run in runs)
+        accuracy = f"{statistics.mean(top1):.2f}{spread}"
+        print(f"{name:16s}{accuracy:>14s}{size['params']:>12,}{size['macs']:>12,}{seconds:>9.1f}")
+
+
+def draw(workdir: Path, master: dict) -> None:
+    """Attention maps of the teacher and of every student (seed 0) on the same test images."""
+    config = digits.get_config()
+    source = build.source(config)
+    rows = [list(source.test.label).index(k) for k in PICTURED]
+    image = source.test.image[rows]
+    networks = {}
+    for title, model, run in [
+        ("teacher", config.teacher.model, "teacher"),
+        *((f"student, {name}", config.student, f"{method}-0") for method, name in METHODS.items()),
+    ]:
+        network = build.network(config, model, source.spec)
+        like = teacher.variables_like(network, source.spec)
+        variables = load_export(workdir / run / "export", like)
+        networks[title] = picture.attention(network, variables, image)
+    names = [source.spec.class_names[k] for k in PICTURED]
+    picture.write_attention(workdir / "attention.png", image, names, networks)
+    print(f"\n{workdir / 'attention.png'}")
+
+
+if __name__ == "__main__":
+    main()

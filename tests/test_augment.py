@@ -76,9 +76,9 @@ def test_whole_augmentation_equals_numpy_twin():
     for i, image in enumerate(IMAGES):
         key = jax.random.fold_in(rng, i)
         row, column = np.asarray(A.draw_offset(key, spec))
-        twin = np.pad(image, ((2, 2), (2, 2), (0, 0)))[row : row + 12, column : column + 12]
         if A.draw_flip(key):
-            twin, flips = twin[:, ::-1], flips + 1
+            image, flips = image[:, ::-1], flips + 1
+        twin = np.pad(image, ((2, 2), (2, 2), (0, 0)))[row : row + 12, column : column + 12]
         np.testing.assert_array_equal(np.rint(out[i] * 255), twin)
     assert 0 < flips < 16
 

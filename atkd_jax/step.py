@@ -17,7 +17,7 @@ import optax
 from atkd_jax.data.augment import Augment, augment, normalize
 from atkd_jax.methods.base import Extras
 from atkd_jax.objective import Objective, cross_entropy
-from atkd_jax.types import Array, Batch, DataSpec, ModelOut, PyTree, TrainState
+from atkd_jax.types import Array, Batch, DataSpec, PyTree, TrainState
 
 # Purposes folded into the step's key, so that no two uses of randomness share a stream.
 AUGMENT, DROPOUT, METHOD = range(3)

@@ -1,4 +1,4 @@
-"""A run, top to bottom: build, teacher, restore, loop. With no terms it is how teachers are made."""
+"""A run, top to bottom: build, teacher, restore, loop. Without terms, this trains teachers."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ IN_FLIGHT = 2  # dispatches; more let simulated devices dead-lock and tell of a 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Trains a student as `config` says, or goes on with the run that `workdir` holds.
 
-    Writes config.json, metrics.jsonl, tensorboard/, checkpoints/, epochs/ (metrics that are arrays),
-    export/ (the trained network) and summary.json, whose content is returned. A teacher without
-    weights is trained first, by the same code, in `workdir/teacher`.
+    Writes config.json, metrics.jsonl, tensorboard/, checkpoints/, epochs/ (metrics that are
+    arrays), export/ (the trained network), attention.png and summary.json, whose content is
+    returned. A teacher without weights is trained first, by the same code, in `workdir/teacher`.
 
     Raises:
       ValueError: the configuration, the data, the teacher or the workdir does not fit; nothing has

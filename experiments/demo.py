@@ -1,9 +1,9 @@
-"""The whole idea in three minutes on two CPU cores: a teacher, a small student, three ways to learn.
+"""The whole idea in three minutes on two CPU cores: a teacher, and three ways for a student.
 
     python -m experiments.demo [--workdir=runs/demo] [--seeds=3]
 
-On scikit-learn's handwritten digits, a ResNet-20 teaches a ResNet-8 that sees only a few of them.
-Prints one table and writes one picture. Run again, it goes on from what is there.
+On scikit-learn's handwritten digits, a ResNet-20 teaches a ResNet-8. Prints one table and writes
+one picture. Run again, it goes on from what is there.
 """
 
 from __future__ import annotations

@@ -1,0 +1,58 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from atkd_jax.methods import create
+from atkd_jax.methods.base import Extras
+from atkd_jax.objective import Objective, Term, cross_entropy
+from atkd_jax.types import Batch, ModelOut
+
+
+def outputs(seed):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    feats = {f"stage{i}": jax.random.normal(keys[i], (4, 4, 4, 8)) for i in (1, 2)}
+    return ModelOut(jax.random.normal(keys[0], (4, 10)), feats)
+
+
+T, S = outputs(0), outputs(1)
+BATCH = Batch(None, jnp.array([3, 1, 4, 1]), jnp.arange(4))
+NOTHING = Extras({"kd": {}, "at": {}}, {"kd": {}, "at": {}})
+
+
+def loss_of(objective, s=S, step=0):
+    return objective.loss(NOTHING, T, s, BATCH, jax.random.key(0), jnp.int32(step))
+
+
+def test_cross_entropy_is_minus_the_mean_log_probability_of_the_label():
+    p = np.exp(S.logits) / np.exp(S.logits).sum(1, keepdims=True)
+    expected = -np.log(p[np.arange(4), BATCH.label]).mean()
+    np.testing.assert_allclose(cross_entropy(S.logits, BATCH.label), expected, rtol=1e-6)
+    one_hot = jax.nn.one_hot(BATCH.label, 10)
+    np.testing.assert_allclose(cross_entropy(S.logits, one_hot), expected, rtol=1e-6)
+
+
+def test_loss_is_the_weighted_sum_of_its_parts():
+    terms = {"kd": Term(0.9, create("kd")), "at": Term(1000.0, create("at"))}
+    total, (_, parts) = loss_of(Objective(0.1, terms))
+    expected = 0.1 * parts["ce"] + 0.9 * parts["kd"] + 1000.0 * parts["at"]
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+    assert float(parts["loss"]) == float(total)
+
+
+def test_a_weight_may_be_a_schedule():
+    warm = Objective(1.0, {"kd": Term(lambda step: step / 10, create("kd"))})
+    ce, kd = (loss_of(warm)[1][1][key] for key in ("ce", "kd"))
+    np.testing.assert_allclose(loss_of(warm, step=0)[0], ce, rtol=1e-6)
+    np.testing.assert_allclose(loss_of(warm, step=5)[0], ce + 0.5 * kd, rtol=1e-6)
+
+
+def test_nothing_flows_into_the_teacher():
+    terms = {"kd": Term(0.9, create("kd")), "at": Term(1000.0, create("at"))}
+    objective = Objective(0.1, terms)
+
+    def of(t, s):
+        return objective.loss(NOTHING, t, s, BATCH, jax.random.key(0), jnp.int32(0))[0]
+
+    to_teacher, to_student = jax.grad(of, argnums=(0, 1))(T, S)
+    assert all(not np.any(g) for g in jax.tree.leaves(to_teacher))
+    assert all(np.any(g) for g in jax.tree.leaves(to_student))

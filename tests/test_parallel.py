@@ -1,0 +1,116 @@
+"""One step function, and the same parameters whatever runs it."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from atkd_jax import models
+from atkd_jax.data.augment import Augment
+from atkd_jax.data.memory import Arrays, MemorySource
+from atkd_jax.evaluate import make_evaluate
+from atkd_jax.feed import MemoryFeed
+from atkd_jax.methods import create
+from atkd_jax.objective import Objective, Term
+from atkd_jax.parallel import Parallel
+from atkd_jax.step import Network, init_state, make_dispatch, make_train_step
+from atkd_jax.types import DataSpec
+
+STEPS, BATCH, SIZE = 5, 16, 8
+STATS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+TERMS = {
+    "kd": Term(0.9, create("kd")),
+    "at": Term(1000.0, create("at")),
+    "self_attention": Term(1.0, create("self_attention")),
+    "sp": Term(100.0, create("sp")),
+    "rkd": Term(1.0, create("rkd")),
+}
+
+
+def source():
+    rng = np.random.RandomState(0)
+    image = rng.randint(0, 256, (STEPS * BATCH, SIZE, SIZE, 3)).astype(np.uint8)
+    label = rng.randint(0, 10, STEPS * BATCH).astype(np.int32)
+    names = tuple("abcdefghij")
+    spec = DataSpec("noise", (SIZE, SIZE, 3), names, STEPS * BATCH, 27, *STATS)
+    return MemorySource(spec, Arrays(image, label), Arrays(image[:27], label[:27]))
+
+
+@functools.cache
+def trained(mode, devices, synchronised=True, loop=False):
+    """Parameters after five steps, each step's loss, and the test result."""
+    parallel = Parallel(mode, jax.devices()[:devices])
+    data = source()
+    feed = MemoryFeed(data, parallel, BATCH, seed=0)
+    module = functools.partial(models.create, num_classes=10)
+    bn_axis = parallel.axis_name if synchronised else None
+    student = Network(module("resnet8", bn_axis=bn_axis), *STATS)
+    teacher = Network(module("resnet14"), *STATS)
+    objective = Objective(0.1, TERMS)
+    tx = optax.sgd(0.005, momentum=0.9)  # float32 noise grows with the rate
+    aug = Augment(pad=1, flip=True)
+    key = jax.random.key(0)
+
+    def fresh():
+        return init_state(student, teacher, objective, tx, data.spec, BATCH, key)
+
+    state = parallel.init(fresh)
+    master = parallel.init(lambda: teacher.module.init(key, np.zeros((1, SIZE, SIZE, 3), "f4")))
+    step = make_train_step(student, teacher, objective, tx, aug, parallel.axis)
+    traces = 0
+
+    def counted(*args):
+        nonlocal traces
+        traces += 1
+        return step(*args)
+
+    dispatch = parallel.spmd(make_dispatch(counted, feed.fetch, loop), spread=(3,), donate=(0,))
+    losses = []
+    for stack, start, stop in feed.train(0, 0, 3 if loop else 1):
+        before = state
+        state, sums, last = dispatch(
+            state, master, feed.train_data, stack, np.int32(start), np.int32(stop), np.int32(7)
+        )
+        losses.append(float(sums["loss"]))
+        assert int(last["step"]) == stop - 1
+        assert all(x.is_deleted() for x in jax.tree.leaves(before.params))
+    variables = {"params": state.params["student"], "batch_stats": state.batch_stats}
+    test = make_evaluate(student, feed, parallel, batch_size=8)(variables)
+    return jax.device_get(variables), losses, test, traces
+
+
+def difference(a, b):
+    return max(np.abs(x - y).max() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+@pytest.mark.parametrize("mode, devices", [("shard_map", 1), ("shard_map", 4), ("pmap", 4)])
+def test_every_way_to_run_the_step_gives_the_same_parameters(mode, devices):
+    reference, losses, test, _ = trained("none", 1)
+    variables, ours, our_test, traces = trained(mode, devices)
+    assert difference(reference, variables) < 1e-5
+    np.testing.assert_allclose(ours, losses, rtol=1e-5)
+    np.testing.assert_allclose(list(our_test.values()), list(test.values()), rtol=1e-5)
+    assert traces == 1
+
+
+def test_batch_norm_of_each_device_alone_is_another_training():
+    assert difference(trained("none", 1)[0], trained("shard_map", 4, False)[0]) > 1e-3
+
+
+def test_several_steps_per_dispatch_are_the_same_steps():
+    variables, losses, _, _ = trained("shard_map", 4, True, True)
+    reference, one_by_one, _, _ = trained("shard_map", 4)
+    assert difference(reference, variables) < 1e-5
+    np.testing.assert_allclose(losses, [sum(one_by_one[:3]), sum(one_by_one[3:])], rtol=1e-5)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="batch_size 6 is not divisible by 4 devices"):
+        Parallel("shard_map", jax.devices()[:4]).check_batch(6)
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="parallel='pmapp' is unknown"):
+        Parallel("pmapp")

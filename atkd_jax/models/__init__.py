@@ -54,6 +54,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mobilenetv2_x1.4": partial(MobileNetV2, width=1.4),
     "mobilenetv2_cifar": MobileNetV2Cifar,
     "mobilenetv2_cifar_x0.5": partial(MobileNetV2Cifar, width=0.5),
+    "mobilenetv2_cifar_x0.75": partial(MobileNetV2Cifar, width=0.75),
+    "mobilenetv2_cifar_x1.4": partial(MobileNetV2Cifar, width=1.4),
     "mobilenetv2_half": MobileNetV2Half,
 }
 

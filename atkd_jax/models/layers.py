@@ -68,6 +68,16 @@ def linear(x: Array, features: int, *, name: str, **init: Callable[..., Array]) 
     return nn.Dense(features, dtype=jnp.float32, name=name, **init)(x)
 
 
+def max_pool(x: Array) -> Array:
+    """3x3 max-pool at stride 2, padded by 1, of a ReLU's output x [B, H, W, C].
+
+    As x >= 0, padding with zeros is padding with -inf, and zeros survive the exporters: padding
+    inside of the pooling breaks int8 TFLite and is dropped by ONNX's, which wants the keywords too.
+    """
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
+
+
 def global_avg_pool(x: Array) -> Array:
     """[B, H, W, C] -> [B, C], float32."""
     return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

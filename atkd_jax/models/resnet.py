@@ -72,10 +72,7 @@ class ResNet(nn.Module):
         x = nn.relu(x)
         feats = {"stem": x}
         if not self.small_stem:
-            # Padding a ReLU's output with zeros is padding with -inf, and TFLite and ONNX can say
-            # it. The keywords are what ONNX's exporter wants.
-            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
+            x = layers.max_pool(x)
         blocks = 0
         for stage, n in enumerate(self.blocks, 1):
             for i in range(n):

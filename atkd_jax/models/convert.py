@@ -1,0 +1,188 @@
+"""Published PyTorch weights -> Flax variables, by name.
+
+The names that are known:
+  CIFAR ResNets: akamaster/pytorch_resnet_cifar10 (option A: `resnet20a`, ...), RepDistiller (CRD's
+    benchmark), chenyaofo/pytorch-cifar-models.
+  WRN: RepDistiller.
+  ResNet-18/34/50: torchvision, timm; with the CIFAR stem RepDistiller.
+  MobileNetV2: torchvision, timm; CIFAR chenyaofo/pytorch-cifar-models; half-width RepDistiller.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from atkd_jax.models import MODELS
+from atkd_jax.models.mobilenetv2 import GROUPS
+from atkd_jax.models.torch_file import load_torch
+from atkd_jax.types import PyTree
+
+__all__ = ["load_torch", "to_flax"]
+
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+def to_flax(name: str, tensors: dict[str, np.ndarray], template_variables: PyTree) -> PyTree:
+    """Variables of the network `name` that hold the numbers of a PyTorch state dict.
+
+    Args:
+      name: a key of `MODELS`.
+      tensors: from `load_torch`. A prefix "module." and the counters of batch norms are ignored.
+      template_variables: what `init` makes; only the structure and the shapes are read, so that
+        `jax.eval_shape`'s answer will do.
+
+    Returns:
+      The same tree with float32 NumPy arrays.
+
+    Raises:
+      ValueError: the network has no known PyTorch names, tensors are missing or left over, or their
+        shapes or the number of classes are others.
+    """
+    torch_names = _naming(name)
+    tensors = {
+        key.removeprefix("module."): value
+        for key, value in tensors.items()
+        if not key.endswith("num_batches_tracked")
+    }
+    template = flatten_dict(template_variables)
+    sources = {}
+    for path in template:
+        _, *modules, layer, leaf = path
+        stage, block = re.findall(r"\d+", modules[0]) if modules else (0, 0)
+        names = [f"{x}.{LEAVES[leaf]}" for x in torch_names(int(stage), int(block), layer)]
+        sources[path] = next((x for x in names if x in tensors), names[0])
+    _check_names(name, set(sources.values()), set(tensors))
+    head = ("params", "fc", "kernel")
+    classes, wanted = tensors[sources[head]].shape[0], template[head].shape[1]
+    if classes != wanted:
+        raise ValueError(f"{name}: the weights have {classes} classes, the data set has {wanted}")
+    return unflatten_dict(
+        {
+            path: _array(name, source, tensors[source], template[path].shape)
+            for path, source in sources.items()
+        }
+    )
+
+
+def _check_names(name: str, wanted: set[str], found: set[str]) -> None:
+    missing, left_over = sorted(wanted - found), sorted(found - wanted)
+    if missing:
+        hint = ""
+        if f"{name}a" in MODELS and all("downsample" in x for x in missing):
+            hint = f"; without them it is a {name}a"
+        raise ValueError(f"{name}: the weights lack {_list(missing)}{hint}")
+    if left_over:
+        raise ValueError(f"{name}: the weights also hold {_list(left_over)}; another network's?")
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def _array(name: str, source: str, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    # OIHW -> HWIO, (out, in) -> (in, out). A depthwise (C, 1, 3, 3) becomes (3, 3, 1, C) likewise.
+    order = {4: (2, 3, 1, 0), 2: (1, 0)}.get(tensor.ndim, range(tensor.ndim))
+    array = np.asarray(tensor, np.float32).transpose(order)
+    if array.shape != shape:
+        raise ValueError(
+            f"{name}: {source} has shape {tensor.shape}, which is {array.shape} in Flax's order; "
+            f"{shape} was expected"
+        )
+    return array
+
+
+# What a layer is called in PyTorch: (stage or group, block, layer) -> names, any of which will do.
+# Stage and block count from 1; 0, 0 is a layer outside of them.
+
+
+def _naming(name: str) -> Callable[[int, int, str], tuple[str, ...]]:
+    for prefix, naming in NAMINGS.items():
+        if name.startswith(prefix):
+            return naming
+    raise ValueError(f"{name}: no published PyTorch weights are known, only {', '.join(NAMINGS)}")
+
+
+def _resnet(stage: int, block: int, layer: str) -> tuple[str, ...]:
+    if not stage:
+        return {"stem_conv": ("conv1",), "stem_bn": ("bn1",), "fc": ("fc", "linear")}[layer]
+    shortcut = {"shortcut_conv": 0, "shortcut_bn": 1}
+    names = (layer,)
+    if layer in shortcut:
+        names = (f"downsample.{shortcut[layer]}", f"shortcut.{shortcut[layer]}")
+    return tuple(f"layer{stage}.{block - 1}.{x}" for x in names)
+
+
+def _wrn(stage: int, block: int, layer: str) -> tuple[str, ...]:
+    if not stage:
+        return ({"stem_conv": "conv1", "final_bn": "bn1", "fc": "fc"}[layer],)
+    torch_layer = "convShortcut" if layer == "shortcut_conv" else layer
+    return (f"block{stage}.layer.{block - 1}.{torch_layer}",)
+
+
+def _mobilenetv2(group: int, block: int, layer: str) -> tuple[str, ...]:
+    if not group:
+        return {
+            "stem_conv": ("features.0.0", "conv_stem"),
+            "stem_bn": ("features.0.1", "bn1"),
+            "head_conv": ("features.18.0", "conv_head"),
+            "head_bn": ("features.18.1", "bn2"),
+            "fc": ("classifier.1", "classifier"),
+        }[layer]
+    index = sum(n for _, _, n in GROUPS[: group - 1]) + block
+    torchvision, timm = {
+        "expand_conv": ("0.0", "conv_pw"),
+        "expand_bn": ("0.1", "bn1"),
+        "depthwise_conv": ("1.0", "conv_dw"),
+        "depthwise_bn": ("1.1", "bn2"),
+        "project_conv": ("2", "conv_pwl"),
+        "project_bn": ("3", "bn3"),
+    }[layer]
+    if group == 1:  # no expansion: the others move up
+        torchvision, timm = {
+            "depthwise_conv": ("0.0", "conv_dw"),
+            "depthwise_bn": ("0.1", "bn1"),
+            "project_conv": ("1", "conv_pw"),
+            "project_bn": ("2", "bn2"),
+        }[layer]
+    return f"features.{index}.conv.{torchvision}", f"blocks.{group - 1}.{block - 1}.{timm}"
+
+
+def _mobilenetv2_half(group: int, block: int, layer: str) -> tuple[str, ...]:
+    if not group:
+        return (
+            {
+                "stem_conv": "conv1.0",
+                "stem_bn": "conv1.1",
+                "head_conv": "conv2.0",
+                "head_bn": "conv2.1",
+                "fc": "classifier.0",
+            }[layer],
+        )
+    position = {
+        "expand_conv": 0,
+        "expand_bn": 1,
+        "depthwise_conv": 3,
+        "depthwise_bn": 4,
+        "project_conv": 6,
+        "project_bn": 7,
+    }[layer]
+    return (f"blocks.{group - 1}.{block - 1}.conv.{position}",)
+
+
+NAMINGS = {
+    "resnet": _resnet,
+    "wrn": _wrn,
+    "mobilenetv2_half": _mobilenetv2_half,
+    "mobilenetv2": _mobilenetv2,
+}

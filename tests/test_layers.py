@@ -1,0 +1,129 @@
+"""The layers compute what PyTorch's compute, on every platform and on every number of devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from atkd_jax.models import layers
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_stride_2_convolution_pads_both_sides_alike():
+    x, kernel = np.asarray(normal(0, 2, 6, 6, 3)), np.asarray(normal(1, 3, 3, 3, 4))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    expected = np.zeros((2, 3, 3, 4))
+    for i in range(3):
+        for j in range(3):
+            window = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+            expected[:, i, j] = np.einsum("bhwc,hwck->bk", window, kernel)
+    module = layers.conv(4, 3, 2, dtype=jnp.float32, name="conv")
+    np.testing.assert_allclose(module.apply({"params": {"kernel": kernel}}, x), expected, atol=1e-5)
+
+
+def test_max_pool_is_that_of_the_image_padded_with_minus_infinity():
+    x = np.maximum(np.asarray(normal(0, 1, 6, 7, 2)), 0)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    expected = np.stack(
+        [
+            np.stack([padded[:, i : i + 3, j : j + 3].max((1, 2)) for j in (0, 2, 4, 6)], 1)
+            for i in (0, 2, 4)
+        ],
+        1,
+    )
+    np.testing.assert_array_equal(layers.max_pool(x), expected)
+
+
+@pytest.mark.parametrize(("stride", "size"), [(1, (5, 6)), (2, (6, 5)), (2, (1, 4))])
+def test_both_depthwise_convolutions_give_the_same_values_and_gradients(stride, size):
+    x, kernel = normal(0, 3, *size, 4), normal(1, 3, 3, 1, 4)
+
+    def value_and_gradients(compute):
+        def loss(x, kernel):
+            y = compute(x, kernel, stride)
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, kernel)
+
+    expected = value_and_gradients(layers.depthwise_grouped)
+    assert expected[0][1].shape == (3, -(-size[0] // stride), -(-size[1] // stride), 4)
+    for compute in (layers.depthwise_shifted, layers.depthwise):
+        got = value_and_gradients(compute)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, expected)
+
+
+def test_depthwise_convolution_is_shifted_on_cpu_and_grouped_elsewhere():
+    module = layers.DepthwiseConv(1)
+    x = normal(0, 2, 4, 4, 8)
+    variables = module.init(jax.random.key(0), x)
+    assert variables["params"]["kernel"].shape == (3, 3, 1, 8)
+
+    def gradient(variables):
+        return jax.grad(lambda v: jnp.sum(module.apply(v, x) ** 2))(variables)
+
+    traced = jax.jit(gradient).trace(variables)
+    for platform, convolves in {"cpu": False, "cuda": True, "tpu": True}.items():
+        assert (
+            "convolution" in traced.lower(lowering_platforms=(platform,)).as_text()
+        ) is convolves
+
+
+def test_depthwise_gradient_of_half_precision_is_summed_in_float32():
+    x = jnp.ones((512, 4, 4, 1), jnp.bfloat16)
+    kernel = jnp.ones((3, 3, 1, 1), jnp.bfloat16)
+    d_kernel = jax.grad(lambda k: jnp.sum(layers.depthwise_shifted(x, k, 1)))(kernel)
+    assert d_kernel.dtype == jnp.bfloat16
+    assert d_kernel[1, 1, 0, 0] == 512 * 16  # a bfloat16 sum of ones would stop at 256
+
+
+def test_batch_norm_uses_the_global_batch_over_a_device_axis():
+    x = normal(0, 8, 4, 4, 3)
+
+    def norm(axis):
+        return layers.batch_norm(train=True, dtype=jnp.float32, bn_axis=axis, name="bn")
+
+    variables = norm(None).init(jax.random.key(0), x)
+    whole, stats = norm(None).apply(variables, x, mutable=["batch_stats"])
+    split, split_stats = jax.vmap(
+        lambda x: norm("batch").apply(variables, x, mutable=["batch_stats"]), axis_name="batch"
+    )(x.reshape(2, 4, 4, 4, 3))
+    np.testing.assert_allclose(split.reshape(x.shape), whole, atol=1e-5)
+    for replica in (0, 1):
+        jax.tree.map(
+            lambda a, b, i=replica: np.testing.assert_allclose(a[i], b, atol=1e-6),
+            split_stats,
+            stats,
+        )
+    np.testing.assert_allclose(
+        stats["batch_stats"]["mean"], 0.1 * x.mean((0, 1, 2)), atol=1e-6
+    )  # PyTorch's momentum 0.1
+
+
+def test_dropout_does_not_depend_on_how_the_batch_is_split():
+    x, rng = jnp.ones((8, 1000)), jax.random.split(jax.random.key(0), 8)
+    whole = layers.dropout(x, rng, 0.2)
+    np.testing.assert_array_equal(whole[4:], layers.dropout(x[4:], rng[4:], 0.2))
+    np.testing.assert_allclose(np.unique(whole), [0, 1.25])
+    assert abs(float(jnp.mean(whole == 0)) - 0.2) < 0.02
+    assert not np.array_equal(whole[0], whole[1])
+
+
+def test_initial_values_are_those_of_the_pytorch_networks():
+    class Head(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return layers.linear(x, 400, name="fc")
+
+    x = jnp.zeros((1, 4, 4, 32))
+    conv = layers.conv(64, 3, dtype=jnp.float32, name="conv").init(jax.random.key(0), x)
+    kernel = conv["params"]["kernel"]
+    assert float(kernel.std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+    assert float(jnp.abs(kernel).max()) > 3 * float(kernel.std())  # not truncated
+    fc = Head().init(jax.random.key(0), jnp.zeros((1, 64)))["params"]["fc"]
+    for value in fc.values():
+        assert 0.12 < float(jnp.abs(value).max()) <= 0.125  # 1 / sqrt(64)
+        assert float(value.std()) == pytest.approx(0.125 / 3**0.5, rel=0.1)

@@ -1,0 +1,254 @@
+"""The networks have the published sizes, taps and outputs."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atkd_jax import models
+from atkd_jax.models import convert
+from atkd_jax.models.size import count_params
+from atkd_jax.models.wrn import WideResNet
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# (10 classes, 100 classes, 1000 classes), from the papers and the authors' code.
+PARAMS = {
+    "resnet8a": (75_290, 81_140, None),
+    "resnet14a": (172_506, 178_356, None),
+    "resnet20a": (269_722, 275_572, None),
+    "resnet32a": (464_154, 470_004, None),
+    "resnet44a": (658_586, 664_436, None),
+    "resnet56a": (853_018, 858_868, None),
+    "resnet110a": (1_727_962, 1_733_812, None),
+    "resnet8": (78_042, 83_892, None),
+    "resnet14": (175_258, 181_108, None),
+    "resnet20": (272_474, 278_324, None),
+    "resnet32": (466_906, 472_756, None),
+    "resnet44": (661_338, 667_188, None),
+    "resnet56": (855_770, 861_620, None),
+    "resnet110": (1_730_714, 1_736_564, None),
+    "resnet8x4": (1_210_410, 1_233_540, None),
+    "resnet32x4": (7_410_730, 7_433_860, None),
+    "wrn_16_1": (175_066, 180_916, None),
+    "wrn_16_2": (691_674, 703_284, None),
+    "wrn_28_2": (1_467_610, 1_479_220, None),
+    "wrn_40_1": (563_930, 569_780, None),
+    "wrn_40_2": (2_243_546, 2_255_156, None),
+    "resnet18_cifar": (11_173_962, 11_220_132, None),
+    "resnet34_cifar": (21_282_122, 21_328_292, None),
+    "resnet50_cifar": (23_520_842, 23_705_252, None),
+    "resnet18": (None, None, 11_689_512),
+    "resnet34": (None, None, 21_797_672),
+    "resnet50": (None, None, 25_557_032),
+    "mobilenetv1": (None, None, 4_231_976),
+    "mobilenetv2": (2_236_682, 2_351_972, 3_504_872),
+    "mobilenetv2_x0.5": (700_490, 815_780, 1_968_680),
+    "mobilenetv2_cifar": (2_236_682, 2_351_972, None),
+    "mobilenetv2_cifar_x0.5": (700_490, 815_780, None),
+    "mobilenetv2_half": (697_546, 812_836, None),
+}
+
+# Image size -> (height, channels) of stem, stage1, ..., and the pooled width.
+TAPS = {
+    "resnet20": (32, [(32, 16), (32, 16), (16, 32), (8, 64)], 64),
+    "resnet56a": (32, [(32, 16), (32, 16), (16, 32), (8, 64)], 64),
+    "resnet32x4": (32, [(32, 32), (32, 64), (16, 128), (8, 256)], 256),
+    "wrn_16_2": (32, [(32, 16), (32, 32), (16, 64), (8, 128)], 128),
+    "resnet34_cifar": (32, [(32, 64), (32, 64), (16, 128), (8, 256), (4, 512)], 512),
+    "resnet50_cifar": (32, [(32, 64), (32, 256), (16, 512), (8, 1024), (4, 2048)], 2048),
+    "mobilenetv2_half": (32, [(16, 16), (16, 12), (8, 16), (4, 48), (2, 160)], 1280),
+    "mobilenetv2_cifar": (32, [(32, 32), (32, 24), (16, 32), (8, 96), (4, 320)], 1280),
+    "resnet50": (224, [(112, 64), (56, 256), (28, 512), (14, 1024), (7, 2048)], 2048),
+    "mobilenetv1": (224, [(112, 32), (56, 128), (28, 256), (14, 512), (7, 1024)], 1024),
+    "mobilenetv2": (224, [(112, 32), (56, 24), (28, 32), (14, 96), (7, 320)], 1280),
+}
+
+BLOCKS = {
+    "resnet20": 9,
+    "resnet56": 27,
+    "wrn_16_2": 6,
+    "wrn_28_2": 12,
+    "wrn_40_2": 18,
+    "resnet34_cifar": 16,
+    "resnet50": 16,
+    "mobilenetv1": 13,
+    "mobilenetv2": 17,
+    "mobilenetv2_half": 17,
+}
+
+
+def init_shapes(module, size=32):
+    """The shapes of a network's variables; nothing is computed."""
+    image = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), image)
+
+
+@functools.cache
+def shapes(name, size=32):
+    """The shapes of a network's variables and of its outputs for two images."""
+    module = models.create(name, 10)
+    variables = init_shapes(module, size)
+    return variables, jax.eval_shape(module.apply, variables, jnp.zeros((2, size, size, 3)))
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_parameter_counts_are_the_published_ones(name):
+    ten, *more = PARAMS[name]
+    if ten:
+        assert count_params(shapes(name)[0]) == ten
+    for classes, expected in zip((100, 1000), more, strict=True):
+        if expected:
+            assert count_params(init_shapes(models.create(name, classes))) == expected
+
+
+@pytest.mark.parametrize(
+    ("depth", "widen", "ten", "hundred"),
+    [(16, 4, 2_748_890, 2_772_020), (28, 4, 5_849_050, 5_872_180)],
+)
+def test_parameter_counts_of_wider_networks(depth, widen, ten, hundred):
+    assert count_params(init_shapes(WideResNet(10, depth, widen))) == ten
+    assert count_params(init_shapes(WideResNet(100, depth, widen))) == hundred
+
+
+@pytest.mark.parametrize("name", TAPS)
+def test_taps_have_the_shapes_of_the_table(name):
+    size, stages, pooled = TAPS[name]
+    _, out = shapes(name, size)
+    for i, (height, channels) in enumerate(stages):
+        tap = f"stage{i}" if i else "stem"
+        assert out.feats[tap].shape == (2, height, height, channels), tap
+        if f"{tap}_pre" in out.feats:
+            assert out.feats[f"{tap}_pre"].shape == out.feats[tap].shape
+    assert f"stage{len(stages)}" not in out.feats
+    assert out.feats["pooled"].shape == (2, pooled)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_network_returns_the_same_taps(name):
+    variables, out = shapes(name)
+    assert (out.logits.shape, out.logits.dtype) == ((2, 10), jnp.float32)
+    stages = [x for x in out.feats if x.startswith("stage") and not x.endswith("_pre")]
+    blocks = [x for x in out.feats if x.startswith("block")]
+    assert set(stages) == {f"stage{i + 1}" for i in range(len(stages))} and len(stages) in (3, 4)
+    assert set(blocks) == {f"block{i + 1}" for i in range(len(blocks))}
+    # MobileNetV2's bottlenecks are linear, so nothing comes before an activation.
+    twins = set() if name.startswith("mobilenetv2") else {f"{x}_pre" for x in stages}
+    assert set(out.feats) == {"stem", "pooled", *stages, *blocks, *twins}
+    assert set(variables) == {"params", "batch_stats"}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_residual_block_is_tapped(name):
+    _, out = shapes(name)
+    assert sum(x.startswith("block") for x in out.feats) == BLOCKS[name]
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "resnet18", "mobilenetv1", "mobilenetv2"])
+def test_half_precision_keeps_parameters_statistics_and_logits_in_float32(name):
+    module = models.create(name, 10, dtype=jnp.bfloat16, bn_axis="batch")
+    variables = init_shapes(module)
+    image = jnp.zeros((2, 32, 32, 3))
+    out = jax.eval_shape(module.apply, variables, image)  # no device axis in evaluation
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    assert out.logits.dtype == out.feats["pooled"].dtype == jnp.float32
+    assert out.feats["stage2"].dtype == jnp.bfloat16
+
+
+def torch_layout(array):
+    return array.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, range(array.ndim)))
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "taps"),
+    [
+        ("net_resnet8", "resnet8", ["stem", "stage1", "stage2", "stage3", "pooled"]),
+        ("net_wrn_16_1", "wrn_16_1", ["stem", "stage1", "stage2", "stage3", "pooled"]),
+        (
+            "net_MobileNetV2",
+            "mobilenetv2_half",
+            ["stem", "stage1", "stage2", "stage3", "stage4", "pooled"],
+        ),
+    ],
+)
+def test_networks_agree_with_the_benchmark(file, name, taps):
+    """Logits and features of RepDistiller's networks and weights, computed with PyTorch."""
+    golden = np.load(GOLDEN / f"{file}.npz")
+    tensors = {x[2:]: torch_layout(golden[x]) for x in golden if x.startswith("w.")}
+    module = models.create(name, 10)
+    variables = convert.to_flax(name, tensors, shapes(name)[0])
+    out = jax.jit(module.apply)(variables, golden["image"])
+    np.testing.assert_allclose(out.logits, golden["logits"], atol=1e-4)
+    assert sum(x.startswith("feat") for x in golden) == len(taps)
+    for i, tap in enumerate(taps):
+        np.testing.assert_allclose(out.feats[tap], golden[f"feat{i}"], atol=1e-4, err_msg=tap)
+    feats = out.feats
+    if name == "wrn_16_1":  # taps after the batch norm that follows: of a block, and of a group
+        np.testing.assert_array_equal(feats["block2"], np.maximum(feats["stage1_pre"], 0))
+        np.testing.assert_array_equal(feats["block6"], np.maximum(feats["stage3_pre"], 0))
+    elif name == "resnet8":
+        for i in (1, 2, 3):
+            np.testing.assert_array_equal(feats[f"stage{i}"], np.maximum(feats[f"stage{i}_pre"], 0))
+            np.testing.assert_array_equal(feats[f"block{i}"], feats[f"stage{i}"])
+    else:
+        np.testing.assert_array_equal(feats["block17"], feats["stage4"])
+        assert all(feats[f"stage{i}"].min() < 0 for i in (1, 2, 3, 4))
+
+
+def test_training_uses_and_updates_the_statistics_of_the_batch():
+    module = models.create("resnet8a", 10)
+    image = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+
+    @jax.jit
+    def run(image):
+        variables = module.init(jax.random.key(1), image)
+        train, updates = module.apply(variables, image, train=True, mutable=["batch_stats"])
+        return variables, train, updates, module.apply(variables, image)
+
+    variables, train, updates, evaluation = run(image)
+    assert float(jnp.abs(train.logits - evaluation.logits).max()) > 1e-3
+    before, after = variables["batch_stats"], updates["batch_stats"]
+    changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), before, after)
+    assert all(jax.tree.leaves(changed)) and len(jax.tree.leaves(changed)) == 2 * 7
+
+
+def test_zero_padded_shortcut_adds_no_parameters_and_keeps_the_subsampled_image():
+    block = models.resnet_cifar.BasicBlock(width=8, stride=2, shortcut="A")
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 4))
+    shapes = jax.eval_shape(lambda: block.init(jax.random.key(1), x, False))
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape), shapes)
+    pre, post = jax.jit(lambda: block.apply(zeros, x, False))()
+    assert set(shapes["params"]) == {"conv1", "bn1", "conv2", "bn2"}
+    np.testing.assert_array_equal(pre[..., 2:6], x[:, ::2, ::2])
+    assert not np.any(pre[..., :2]) and not np.any(pre[..., 6:])
+    np.testing.assert_array_equal(post, np.maximum(pre, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "keys", "drops"),
+    [
+        ("mobilenetv2", True, True, True),
+        ("mobilenetv2_cifar", True, True, True),
+        ("mobilenetv2", True, False, False),
+        ("mobilenetv2", False, True, False),
+        ("mobilenetv2_half", True, True, False),
+        ("resnet20", True, True, False),
+    ],
+)
+def test_dropout_happens_in_training_with_keys_only(name, train, keys, drops):
+    module = models.create(name, 10)
+    image = jnp.zeros((2, 32, 32, 3))
+    variables = jax.eval_shape(module.init, jax.random.key(0), image)
+    rng = jax.random.split(jax.random.key(0), 2) if keys else None
+    apply = jax.make_jaxpr(
+        lambda v, rng: module.apply(v, image, train=train, rng=rng, mutable=["batch_stats"])
+    )
+    assert ("random_bits" in str(apply(variables, rng))) is drops
+
+
+def test_unknown_network_names_the_nearest():
+    with pytest.raises(ValueError, match="'resnet_56'.*did you mean 'resnet56'"):
+        models.create("resnet_56", 10)

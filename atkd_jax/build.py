@@ -20,8 +20,7 @@ DTYPES = ("float32", "bfloat16")
 
 def source(config: ConfigDict) -> Any:
     """The data set, read (in memory) or opened (streamed)."""
-    options = {key: config.data[key] for key in config.data if key not in ("name", "augment")}
-    return data.load(config.data.name, **options)
+    return data.load(config.data.name, data_dir=config.data.data_dir or None)
 
 
 def augment(config: ConfigDict) -> Augment:

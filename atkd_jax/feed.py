@@ -40,6 +40,7 @@ class MemoryFeed:
             )
         self.parallel, self.batch_size, self.seed = parallel, batch_size, seed
         self.steps_per_epoch = len(source.train.label) // batch_size
+        self.test_sample = (source.test.image, source.test.label)
         self.train_data = parallel.place((source.train.image, source.train.label))
         self.test_data = parallel.place((source.test.image, source.test.label))
 
@@ -59,6 +60,10 @@ class MemoryFeed:
     def test(self, batch_size: int) -> Iterator[PyTree]:
         """Every test example once, in stacks; padded and masked."""
         yield self.parallel.place_batches(eval_order(self.spec.num_test, batch_size))
+
+    def sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """A few test images [count, H, W, 3] and their labels, to look at."""
+        return self.test_sample[0][:count], self.test_sample[1][:count]
 
 
 class StreamFeed:
@@ -89,3 +94,8 @@ class StreamFeed:
     def test(self, batch_size: int) -> Iterator[PyTree]:
         """Every test example once, in stacks; padded and masked."""
         yield from self._stacks(self.source.test(), 1)
+
+    def sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """A few test images [count, H, W, 3] and their labels, to look at."""
+        batch = next(iter(self.source.test()))
+        return batch.image[:count], batch.label[:count]

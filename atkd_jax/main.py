@@ -6,6 +6,7 @@ python -m atkd_jax.main --config=configs/cifar10.py:method=kd,pair=r56_r20 --wor
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -42,11 +43,20 @@ def main(argv: list[str]) -> None:
     print(f" in {result['seconds']:.0f} s; {WORKDIR.value}/summary.json")
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """Reads the flags; a mistake in them, or in a configuration file's options, is one line."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        lines = [line.strip(" '\"") for line in str(error).splitlines() if line.strip()]
+        sys.exit("error: " + re.sub(r"^\w+Error: ", "", lines[-1]))
+
+
 def cli() -> None:
     """The console script `atkd`. The configs folder is found from where the command is typed."""
     sys.path.insert(0, os.getcwd())
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from atkd_jax import build, teacher
+from atkd_jax import build, picture, teacher
 from atkd_jax import workdir as files
 from atkd_jax.checkpoint import Checkpoints, save_export
 from atkd_jax.evaluate import make_evaluate
@@ -24,6 +25,7 @@ from atkd_jax.step import init_state, make_dispatch, make_train_step
 from atkd_jax.types import PyTree
 
 IN_FLIGHT = 2  # dispatches; more let simulated devices dead-lock and tell of a NaN too late
+PICTURED = 6  # test images in attention.png
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         meta = {"sums": partial, "history": history, "seconds": seconds}
         checkpoints.save(step, state, meta)
 
-    with stop_signal() as stop:
+    with closing(checkpoints), closing(log), closing(progress), stop_signal() as stop:
         for epoch in range(step // steps_per_epoch, config.epochs):
             for stack, start, end in feed.train(epoch, step % steps_per_epoch, per_dispatch):
                 state, part, last = dispatch(
@@ -125,7 +127,6 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                 if stop.asked or (every and step // every > before // every):
                     save()
                 if stop.asked:
-                    checkpoints.close()
                     raise Interrupted(f"saved at step {step} of {total}")
             drain(0)
             test = evaluate(student_variables(state))
@@ -142,8 +143,6 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             sums = {}
             if (epoch + 1) % config.checkpoint.every_epochs == 0 or epoch + 1 == config.epochs:
                 save()
-    checkpoints.close()
-    progress.close()
 
     seconds = time.monotonic() - began
     best = max(history, key=lambda row: row["top1"])
@@ -168,8 +167,17 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "top1": history[-1]["top1"],
     }
     save_export(workdir / "export", student_variables(state), meta)
+    if master:
+        image, label = feed.sample(PICTURED)
+        maps = {
+            f"teacher {config.teacher.model}": picture.attention(master, teacher_variables, image),
+            f"student {config.student}": picture.attention(
+                student, student_variables(state), image
+            ),
+        }
+        names = [spec.class_names[k] for k in label]
+        picture.write_attention(workdir / "attention.png", image, names, maps)
     files.write_json(workdir / "summary.json", result)
-    log.close()
     return result
 
 

@@ -1,0 +1,157 @@
+"""Every mistake costs one clear line and leaves the workdir as it was."""
+
+import shutil
+
+import numpy as np
+import pytest
+from runs import run, small_config, write_npz
+
+from atkd_jax.train import train_and_evaluate
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    return write_npz(tmp_path_factory.mktemp("data") / "noise.npz")
+
+
+@pytest.fixture(scope="module")
+def teacher_run(npz, tmp_path_factory):
+    """A finished run of one epoch, whose export can teach."""
+    workdir = tmp_path_factory.mktemp("runs") / "teacher"
+    config = small_config(npz)
+    config.epochs = 1
+    train_and_evaluate(config, workdir)
+    return workdir
+
+
+def files(workdir):
+    return {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+
+
+def change(*assignments):
+    def apply(config):
+        for key, value in assignments:
+            target, *rest = key.split(".")[::-1]
+            node = config
+            for part in rest[::-1]:
+                node = node[part]
+            with node.unlocked():
+                node[target] = value
+
+    return apply
+
+
+MISTAKES = {
+    "a data set": ([("data.name", "cifar11")], "did you mean '?cifar10"),
+    "a missing npz": ([("data.name", "npz:/nowhere.npz")], "/nowhere.npz cannot be read as .npz: no such file"),
+    "a student": ([("student", "resnet9")], "did you mean 'resnet"),
+    "a teacher": ([("teacher.model", "resnet5")], "did you mean 'resnet"),
+    "no teacher": ([("teacher.model", "")], "set config.teacher.model"),
+    "missing weights": ([("teacher.weights", "/nowhere.pth")], "/nowhere.pth does not exist"),
+    "other weights": ([("teacher.weights", __file__)], "neither an export"),
+    "a method": ([("terms", {"kdd": {"weight": 1.0}})], "did you mean 'kd'"),
+    "a hyper-parameter": (
+        [("terms", {"kd": {"weight": 1.0, "temprature": 4.0}})],
+        "did you mean 'temperature'",
+    ),
+    "no weight": ([("terms", {"kd": {}})], "terms.kd has no weight"),
+    "a missing stage": (
+        [("terms", {"at": {"weight": 1.0, "taps": ("stage4",)}})],
+        "stage4",
+    ),
+    "a large batch": ([("batch_size", 97)], "larger than the training set"),
+    "a schedule": ([("schedule.name", "cosin")], "did you mean 'cosine'"),
+    "an optimiser": ([("optimizer.name", "sgdd")], "did you mean 'sgd'"),
+    "a dtype": ([("dtype", "float8")], "choose one of float32, bfloat16"),
+    "a way to run": ([("parallel", "gpu")], "choose one of shard_map"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_before_anything_is_written(mistake, npz, tmp_path):
+    assignments, message = MISTAKES[mistake]
+    config = small_config(npz, "kd")
+    change(*assignments)(config)
+    with pytest.raises(ValueError, match=message) as caught:
+        train_and_evaluate(config, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_with_other_classes_is_refused(teacher_run, tmp_path):
+    config = small_config(write_npz(tmp_path / "four.npz", classes=4), "kd")
+    config.teacher.weights = str(teacher_run / "export")
+    with pytest.raises(ValueError, match="num_classes 3, this run needs 4"):
+        train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_is_not_as_good_as_expected_is_refused(npz, teacher_run, tmp_path):
+    config = small_config(npz, "kd")
+    config.teacher.weights = str(teacher_run / "export")
+    config.teacher.expect_top1 = 1.0
+    with pytest.raises(ValueError, match="expected 1.00"):
+        train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_with_another_configuration_is_refused(npz, teacher_run):
+    config = small_config(npz)
+    config.epochs, config.optimizer.lr = 1, 0.3
+    before = files(teacher_run)
+    with pytest.raises(ValueError, match=r"optimizer\.lr=0\.1, not 0\.3"):
+        train_and_evaluate(config, teacher_run)
+    assert files(teacher_run) == before
+
+
+def test_a_damaged_checkpoint_is_named(npz, teacher_run, tmp_path):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(teacher_run, workdir)
+    (workdir / "summary.json").unlink()
+    for path in (workdir / "checkpoints").rglob("*"):
+        if path.is_file() and "/d/" in str(path):
+            path.write_bytes(b"not a checkpoint")
+    config = small_config(npz)
+    config.epochs = 1
+    with pytest.raises(ValueError, match="checkpoints/6 cannot be read"):
+        train_and_evaluate(config, workdir)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(npz, tmp_path):
+    config = small_config(npz)
+    train = tmp_path / "run"
+    config.optimizer.lr, config.optimizer.weight_decay = 1e6, 1e6
+    with pytest.raises(FloatingPointError, match=r"not finite at step \d+ \(in: ce"):
+        train_and_evaluate(config, train)
+    assert not (train / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("--config.bach_size=3", "batch_size"),
+        ("--config.epochs=two", "epochs"),
+    ],
+)
+def test_the_command_line_says_one_line(override, message, npz, tmp_path):
+    done = run(npz, tmp_path / "run", override)
+    assert done.returncode != 0 and message in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_preset_is_named_on_the_command_line(npz, tmp_path):
+    done = run(npz, tmp_path / "run", method="atkdd")
+    assert done.returncode != 0 and "did you mean 'atkd'" in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+def test_the_last_good_checkpoint_survives_a_nan(npz, tmp_path):
+    config = small_config(npz)
+    config.checkpoint.every_steps = 1
+    config.schedule.update(name="step", milestones=(2,), factor=1e12, warmup_epochs=0.0)
+    with pytest.raises(FloatingPointError, match="checkpoint of step"):
+        train_and_evaluate(config, tmp_path / "run")
+    saved = [int(p.name) for p in (tmp_path / "run/checkpoints").iterdir() if p.name.isdigit()]
+    assert max(saved) >= 12
+    assert np.isfinite(max(saved))

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from atkd_jax.signals import Interrupted
@@ -31,6 +31,7 @@ def cache_compilations() -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every file
     cache_compilations()
     try:
         result = train_and_evaluate(CONFIG.value, Path(WORKDIR.value))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +47,14 @@ def kl_divergence(log_p: Array, log_q: Array) -> Array:
     Both come as logarithms; they have to be finite.
     """
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def cross_entropy(logits: Array, label: Array) -> Array:
+    """Mean cross-entropy of logits [B, K] and labels: [B] class numbers or [B, K] probabilities."""
+    log_p = jax.nn.log_softmax(f32(logits))
+    if label.ndim == 1:
+        return -jnp.mean(jnp.take_along_axis(log_p, label[:, None], axis=1))
+    return -jnp.mean(jnp.sum(label * log_p, axis=1))
 
 
 # Feature maps
@@ -182,3 +191,32 @@ def torch_uniform_init(fan_in: int) -> Callable[..., Array]:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
+
+
+# Parts of the small networks that some methods train beside the student
+
+
+def dense(c_in: int, c_out: int, name: str | None = None) -> nn.Dense:
+    """A linear layer of float32 precision with PyTorch's default initialisation."""
+    init = torch_uniform_init(c_in)
+    return nn.Dense(c_out, kernel_init=init, bias_init=init, precision="highest", name=name)
+
+
+def batch_norm(
+    axis_name: str | None, axis: int | tuple[int, ...] = -1, name: str | None = None
+) -> nn.BatchNorm:
+    """Batch norm in training mode, always; `axis_name` is the device axis to average over."""
+    return nn.BatchNorm(
+        use_running_average=False,
+        axis=axis,
+        momentum=0.9,
+        epsilon=1e-5,
+        use_fast_variance=False,
+        axis_name=axis_name,
+        name=name,
+    )
+
+
+def mean_over_devices(x: Array, axis_name: str | None) -> Array:
+    """The mean over the device axis; the array itself where there is none."""
+    return x if axis_name is None else jax.lax.pmean(x, axis_name)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 
 from atkd_jax.errors import check_known
+from atkd_jax.methods.afd import AFD
+from atkd_jax.methods.aft import AFT
 from atkd_jax.methods.at import AT
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.methods.cc import CC
+from atkd_jax.methods.crd import CRD
 from atkd_jax.methods.dkd import DKD
 from atkd_jax.methods.fitnet import FitNet
 from atkd_jax.methods.fsp import FSP
 from atkd_jax.methods.kd import KD
 from atkd_jax.methods.nst import NST
 from atkd_jax.methods.pkt import PKT
+from atkd_jax.methods.reviewkd import ReviewKD
 from atkd_jax.methods.rkd import RKD
+from atkd_jax.methods.rtk import RTK
 from atkd_jax.methods.self_attention import SelfAttention
 from atkd_jax.methods.sp import SP
 from atkd_jax.methods.vid import VID
@@ -33,7 +38,12 @@ METHODS: dict[str, type[Method]] = {
     "pkt": PKT,
     "nst": NST,
     "fsp": FSP,
+    "crd": CRD,
+    "afd": AFD,
+    "rtk": RTK,
+    "aft": AFT,
     "dkd": DKD,
+    "reviewkd": ReviewKD,
 }
 
 

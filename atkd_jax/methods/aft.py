@@ -1,0 +1,180 @@
+"""AFT-KD, a reconstruction: attention-and-feature blocks under losses that balance themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from atkd_jax import ops
+from atkd_jax.errors import check_known
+from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.methods.kd import KD
+from atkd_jax.types import Array, ModelOut, PyTree
+
+PREVIOUS, FIRST = "previous", "first"
+TRANSFERS = ("both", "attention", "feature")
+LOSSES = ("ce", "kl", "afb")
+
+
+@dataclasses.dataclass(frozen=True)
+class AFT(Method):
+    """A reconstruction of AFT-KD: Attention and feature transfer based knowledge distillation
+    (Yang et al. 2023, Scientific Reports 13:18369).
+
+    Only its abstract was within reach: "attention-and-feature blocks" that the student learns,
+    aligned with the teacher's block by block, and an "adaptive loss" that balances the terms by the
+    rate at which each goes down. Everything below is this project's reading of these words, and no
+    number of the paper is a target.
+
+        A(F)   = H W M / sum_{hw} M,   M = mean_c F^2                                [B, H, W, 1]
+        AFB(F) = A(F) F                                                              [B, H, W, C]
+        F'_s   = BN(conv1x1(F_s)), to the teacher's shape
+        L_AFB  = sum_l mean_b ||AFB(F'_s^l) / ||AFB(F'_s^l)|| - AFB(F_t^l) / ||AFB(F_t^l)|| ||^2
+        L      = w_1 CE + w_2 KL + w_3 beta L_AFB,    KL that of kd
+        w      = 3 softmax(r / rate_temperature),   r_k = mean of L_k in the last epoch, over that
+                 in the epoch before; w = 1 in the first two epochs
+
+    so that a term that goes down more slowly gets more weight. Levels are the stages that both
+    networks have; the teacher's side has no parameters, or it could collapse.
+
+    The objective adds CE with weight one, so that this method returns the total minus CE: give it
+    the weight 1, ce_weight=1 and no term kd beside it. beta is to be chosen per pair such that
+    beta L_AFB is about as large as KL at the end of the first epoch: run one epoch and divide the
+    metrics, beta = kl / afb.
+
+    An epoch is num_train // batch_size steps, at least one. Metrics: kl and afb, which is without
+    beta, and the three weights.
+
+    Attributes:
+      beta: of L_AFB, see above.
+      temperature: of KL.
+      rate: the epoch to compare the last one with: "previous", the one before it, or "first".
+      rate_temperature: large values keep the weights near one.
+      transfer: "both"; or for ablations, only the unit "attention" A or only the unit "feature" F.
+      axis_name: the device axis over which batch norm and the losses in the weights are averaged.
+    """
+
+    beta: float = 1.0
+    temperature: float = 4.0
+    rate: str = PREVIOUS
+    rate_temperature: float = 2.0
+    transfer: str = "both"
+    axis_name: str | None = None
+
+    def __post_init__(self):
+        check_known("aft.rate", self.rate, (PREVIOUS, FIRST))
+        check_known("aft.transfer", self.transfer, TRANSFERS)
+        if not (self.temperature > 0 and self.rate_temperature > 0):
+            raise ValueError("aft: temperature and rate_temperature must be positive")
+
+    def init(self, rng, t, s, data):
+        ops.check_classes("aft", t, s)
+        pairs = ops.tap_pairs("aft", t, s)
+        small = [jnp.zeros((1, *f_s.shape[1:])) for _, f_s in pairs]
+        variables = jax.jit(self._adapter(pairs, axis_name=None).init)(rng, small)
+        ones = jnp.ones((len(LOSSES),), jnp.float32)
+        epoch_steps = max(1, data.num_train // s.logits.shape[0])
+        history = {
+            "step": jnp.zeros((), jnp.int32),
+            "epoch_steps": jnp.asarray(epoch_steps, jnp.int32),
+            "sum": 0 * ones,  # of the losses since the epoch began
+            "last": ones,  # their means in the last epoch
+            "reference": ones,  # and in the epoch that it is compared with
+        }
+        state = {"batch_stats": variables["batch_stats"], "history": history}
+        return Extras(variables["params"], state)
+
+    def loss(self, extras, t, s, batch, rng):
+        ce = ops.cross_entropy(s.logits, batch.label)
+        kl = KD(self.temperature).loss(Extras(), t, s, batch, rng).loss
+        afb, batch_stats = self._block_loss(extras, t, s)
+
+        history = extras.state["history"]
+        w = loss_weights(history["last"], history["reference"], self.rate_temperature)
+        loss = (w[0] - 1) * ce + w[1] * kl + w[2] * self.beta * afb
+
+        losses = ops.mean_over_devices(jnp.stack([ce, kl, afb]), self.axis_name)
+        history = record(history, jax.lax.stop_gradient(losses), self.rate)
+        metrics = {"kl": kl, "afb": afb} | {f"weight_{k}": w[i] for i, k in enumerate(LOSSES)}
+        return LossOut(loss, {"batch_stats": batch_stats, "history": history}, metrics)
+
+    def _block_loss(self, extras: Extras, t: ModelOut, s: ModelOut) -> tuple[Array, PyTree]:
+        pairs = ops.tap_pairs("aft", t, s)
+        adapted, updated = self._adapter(pairs, self.axis_name).apply(
+            {"params": extras.params, "batch_stats": extras.state["batch_stats"]},
+            [ops.f32(f_s) for _, f_s in pairs],
+            mutable=["batch_stats"],
+        )
+        loss = sum(
+            jnp.square(self._unit_block(f_s) - self._unit_block(f_t)).sum(axis=(1, 2, 3)).mean()
+            for f_s, (f_t, _) in zip(adapted, pairs, strict=True)
+        )
+        return loss, updated["batch_stats"]
+
+    def _unit_block(self, feat: Array) -> Array:
+        """AFB, or the part of it to transfer, of length one per example."""
+        block = {
+            "both": attention_and_feature_block,
+            "attention": spatial_attention,
+            "feature": ops.f32,
+        }[self.transfer](feat)
+        return ops.l2_normalize(block, axis=(1, 2, 3))
+
+    def _adapter(self, pairs: list[tuple[Array, Array]], axis_name: str | None) -> Adapter:
+        return Adapter(tuple(f_t.shape[1:] for f_t, _ in pairs), axis_name)
+
+
+class Adapter(nn.Module):
+    """BN(conv1x1(F)) of every stage, pooled or repeated to the size of `shapes`, (H, W, C)."""
+
+    shapes: tuple[tuple[int, int, int], ...]
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, feats: list[Array]) -> list[Array]:
+        adapted = []
+        for i, (x, (h, w, c)) in enumerate(zip(feats, self.shapes, strict=True)):
+            x = ops.adaptive_avg_pool(x, (h, w))
+            init = ops.torch_uniform_init(x.shape[-1])
+            x = nn.Dense(c, use_bias=False, kernel_init=init, name=f"stage{i + 1}_conv")(x)
+            adapted.append(ops.batch_norm(self.axis_name, name=f"stage{i + 1}_bn")(x))
+        return adapted
+
+
+def spatial_attention(feat: Array) -> Array:
+    """A = H W M / sum_{hw} M, M = mean_c F^2: [B, H, W, C] -> [B, H, W, 1], one on average."""
+    m = ops.attention_map(feat)[..., None]
+    return m / jnp.maximum(m.mean(axis=(1, 2), keepdims=True), ops.EPSILON)
+
+
+def attention_and_feature_block(feat: Array) -> Array:
+    """AFB(F) = A(F) F: [B, H, W, C] -> the same shape."""
+    return spatial_attention(feat) * ops.f32(feat)
+
+
+def loss_weights(last: Array, reference: Array, temperature: float) -> Array:
+    """n softmax(r / temperature) of the rates r = last / reference of n losses: [n] -> [n]."""
+    r = last / jnp.maximum(reference, ops.EPSILON)
+    return last.size * jax.nn.softmax(r / temperature)
+
+
+def record(history: dict[str, Array], losses: Array, rate: str) -> dict[str, Array]:
+    """The history with one step more; at the end of an epoch its mean becomes the last one's.
+
+    After the first epoch both means are that epoch's, so that all rates are still one.
+    """
+    step, n, total = history["step"], history["epoch_steps"], history["sum"] + losses
+    mean = total / n
+    reference = history["last"] if rate == PREVIOUS else history["reference"]
+    ended = {
+        "sum": jnp.zeros_like(total),
+        "last": mean,
+        "reference": jnp.where(step < n, mean, reference),
+    }
+    go_on = {"sum": total, "last": history["last"], "reference": history["reference"]}
+    is_end = (step + 1) % n == 0
+    means = jax.tree.map(lambda a, b: jnp.where(is_end, a, b), ended, go_on)
+    return {"step": step + 1, "epoch_steps": n} | means

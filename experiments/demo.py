@@ -9,10 +9,12 @@ one picture. Run again, it goes on from what is there.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 from pathlib import Path
 
 from absl import logging
+from ml_collections import ConfigDict
 
 from atkd_jax import build, picture, teacher
 from atkd_jax.checkpoint import load_export
@@ -32,24 +34,28 @@ def main() -> None:
     logging.set_verbosity(logging.ERROR)
     cache_compilations()
 
-    config = digits.get_config("method=kd")
-    config.checkpoint.every_epochs = config.teacher.epochs
-    config = teacher.recipe(config)
-    master = train_and_evaluate(config, args.workdir / "teacher")
-    export = args.workdir / "teacher" / "export"
-
+    master = run(teacher.recipe(digits.get_config("method=kd")), args.workdir / "teacher")
     results = {}
     for method in METHODS:
         for seed in range(args.seeds):
             config = digits.get_config(f"method={method}")
             config.seed = seed
-            config.teacher.weights = str(export)
-            config.checkpoint.every_epochs = config.epochs
-            run = train_and_evaluate(config, args.workdir / f"{method}-{seed}")
-            results.setdefault(method, []).append(run)
+            config.teacher.weights = str(args.workdir / "teacher" / "export")
+            result = run(config, args.workdir / f"{method}-{seed}")
+            results.setdefault(method, []).append(result)
 
     print_table(master, results)
     draw(args.workdir, master)
+
+
+def run(config: ConfigDict, workdir: Path) -> dict:
+    """One training, told in one line; its own lines go to WORKDIR.log."""
+    config.checkpoint.every_epochs = config.epochs
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    with workdir.with_suffix(".log").open("a") as file, contextlib.redirect_stdout(file):
+        result = train_and_evaluate(config, workdir)
+    print(f"{workdir}: top-1 {result['last']['top1']:.2f}, {result['seconds']:.1f} s", flush=True)
+    return result
 
 
 def print_table(master: dict, results: dict[str, list[dict]]) -> None:

@@ -71,10 +71,10 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         about["teacher"] = describe(config.teacher.model, master, host["params"], spec)
         about["teacher"]["top1"] = top1
 
+    files.write_json(workdir / "config.json", config.to_dict())
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
     if (step := checkpoints.latest()) is None:
         step, meta = 0, {"sums": {}, "history": [], "seconds": 0.0}
-        files.write_json(workdir / "config.json", config.to_dict())
         state = parallel.init(fresh)
     else:
         state, meta = checkpoints.restore(step, like, parallel.replicated)

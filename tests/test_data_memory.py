@@ -116,7 +116,7 @@ def test_npz_that_is_none_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("cifar1", "did you mean cifar10"), ("nzp:x", "did you mean npz:")]
+    ("name", "hint"), [("cifar1", "did you mean 'cifar10'"), ("nzp:x", "did you mean 'npz:'")]
 )
 def test_unknown_name_gives_the_nearest(name, hint):
     with pytest.raises(ValueError, match=hint):

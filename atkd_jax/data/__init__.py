@@ -1,74 +1,199 @@
-"""Data sets by name. `load` gives a source: its facts, and arrays for the device."""
+"""Data sets by name. `load` gives a source: facts, and arrays for the device or a stream.
+
+digits        scikit-learn's handwritten digits; needs no download and no TensorFlow
+cifar10, cifar100
+svhn          extra=True adds the 531,131 easier images to the 73,257 of the training set
+cinic10       train="train+validation" trains on 180,000 images instead of 90,000
+npz:PATH      x_train, y_train, x_test, y_test
+folder:PATH   train/CLASS/*.jpg|png, test|val/CLASS/...; in memory if all images have one size
+              and fit, else streamed as crops of image_size (224); giving image_size streams
+imagenet2012  streamed; image_size, crop_ratio
+tfds:NAME     any classification set of TensorFlow Datasets; in memory if its images have one
+              size and fit, else streamed; image_size, crop_ratio, train, test (split names)
+"""
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
+import inspect
 from collections.abc import Callable
 
-from atkd_jax.data import memory, prepared
+from atkd_jax.data import folder, memory, prepared
+from atkd_jax.data import spec as specs
 from atkd_jax.data.memory import Arrays, MemorySource, epoch_order, eval_order
-from atkd_jax.data.spec import KNOWN, with_labels
+from atkd_jax.data.records import FolderRecords, Share, TfdsRecords
+from atkd_jax.data.stream import StreamSource
+from atkd_jax.errors import check_known
+from atkd_jax.types import DataSpec
 
-__all__ = ["DATASETS", "Arrays", "MemorySource", "epoch_order", "eval_order", "load", "tfds_name"]
-
-
-def _cifar10(data_dir: str | None) -> MemorySource:
-    return _from_tfds("cifar10", "train", data_dir)
-
-
-def _from_tfds(name: str, train: str, data_dir: str | None) -> MemorySource:
-    spec = KNOWN[name]
-    builder = prepared.prepared(tfds_name(name), data_dir)
-    arrays = prepared.read_split(builder, train, spec.num_train, spec.num_classes)
-    test = prepared.read_split(builder, "test", spec.num_test, spec.num_classes)
-    return MemorySource(with_labels(spec, arrays.label), arrays, test)
+__all__ = [
+    "DATASETS", "Arrays", "Share", "MemorySource", "StreamSource", "epoch_order", "eval_order",
+    "load", "tfds_name",
+]  # fmt: skip
+Source = MemorySource | StreamSource
 
 
-def _digits(data_dir: str | None) -> MemorySource:
-    del data_dir
+def _digits() -> Source:
     return memory.digits()
 
 
-def _npz(path: str, data_dir: str | None) -> MemorySource:
-    del data_dir
+def _npz(path: str) -> Source:
     return memory.npz(path)
 
 
-# name -> loader(data_dir=..., **options); of "kind:PATH" the kind is looked up here and the loader
-# gets PATH first.
-DATASETS: dict[str, Callable[..., MemorySource]] = {
+def _cifar10(data_dir: str | None) -> Source:
+    return _known("cifar10", data_dir)
+
+
+def _cifar100(data_dir: str | None) -> Source:
+    return _known("cifar100", data_dir)
+
+
+def _svhn(data_dir: str | None, extra: bool = False) -> Source:
+    more = specs.SVHN_EXTRA if extra else 0
+    return _known("svhn", data_dir, "train+extra" if extra else "train", more)
+
+
+def _cinic10(data_dir: str | None, train: str = "train") -> Source:
+    more = {"train": 0, "train+validation": specs.CINIC10_VALIDATION}
+    check_known("training set of cinic10", train, more)
+    return _known("cinic10", data_dir, train, more[train])
+
+
+def _known(name: str, data_dir: str | None, train: str = "train", more: int = 0) -> Source:
+    """A set whose facts stand in `spec`, with `more` training images than written there."""
+    spec = dataclasses.replace(specs.KNOWN[name], num_train=specs.KNOWN[name].num_train + more)
+    builder = prepared.prepared(tfds_name(name), data_dir)
+    arrays = prepared.read_split(builder, train, spec.num_train, spec.num_classes)
+    test = prepared.read_split(builder, "test", spec.num_test, spec.num_classes)
+    return MemorySource(dataclasses.replace(spec, train_label=arrays.label), arrays, test)
+
+
+def _folder(
+    path: str, share: Share | None, image_size: int | None = None, crop_ratio: float = 224 / 256
+) -> Source:
+    found = folder.find(path)
+    size = None if image_size else folder.common_size(found)
+    if size:
+        return folder.read(found, size)
+    spec = _streamed(
+        f"folder:{path}", image_size or 224, found.class_names,
+        len(found.train.label), len(found.test.label),
+    )  # fmt: skip
+    spec = dataclasses.replace(spec, train_label=found.train.label)
+    return StreamSource(spec, FolderRecords(found.train, found.test), _needed(share), crop_ratio)
+
+
+def _imagenet2012(
+    data_dir: str | None, share: Share | None, image_size: int = 224, crop_ratio: float = 224 / 256
+) -> Source:
+    source = _tfds("imagenet2012", data_dir, share, image_size, crop_ratio)
+    sizes = source.spec.num_train, source.spec.num_test
+    if sizes != specs.IMAGENET_SIZES:
+        raise prepared.damaged(
+            source.records.builder, f"it holds {sizes} examples instead of {specs.IMAGENET_SIZES}"
+        )
+    return source
+
+
+def _tfds(
+    name: str,
+    data_dir: str | None,
+    share: Share | None,
+    image_size: int | None = None,
+    crop_ratio: float = 224 / 256,
+    train: str = "train",
+    test: str | None = None,
+) -> Source:
+    builder = prepared.prepared(name, data_dir)
+    test = test or ("test" if "test" in builder.info.splits else "validation")
+    if name == "imagenet2012":
+        test = "validation"  # its test split has no labels
+    facts = prepared.facts(builder, train, test)
+    shape = facts.image_shape
+    pixels = (facts.num_train + facts.num_test) * (shape[0] or 0) * (shape[1] or 0) * 3
+    if not image_size and 0 < pixels <= folder.MEMORY_LIMIT:
+        keys = facts.image_key, facts.label_key
+        num_classes = len(facts.class_names)
+        return memory.in_memory(
+            f"tfds:{name}",
+            prepared.read_split(builder, train, facts.num_train, num_classes, *keys),
+            prepared.read_split(builder, test, facts.num_test, num_classes, *keys),
+            facts.class_names,
+        )
+    records = TfdsRecords(builder, train, test, facts.image_key, facts.label_key)
+    records.check()
+    spec = _streamed(
+        name if name == "imagenet2012" else f"tfds:{name}",
+        image_size or 224, facts.class_names, facts.num_train, facts.num_test,
+    )  # fmt: skip
+    return StreamSource(spec, records, _needed(share), crop_ratio)
+
+
+def _streamed(
+    name: str, size: int, class_names: tuple[str, ...], num_train: int, num_test: int
+) -> DataSpec:
+    return DataSpec(
+        name=name,
+        image_shape=(size, size, 3),
+        class_names=class_names,
+        num_train=num_train,
+        num_test=num_test,
+        mean=specs.IMAGENET_MEAN,
+        std=specs.IMAGENET_STD,
+    )
+
+
+def _needed(share: Share | None) -> Share:
+    if share is None:
+        raise ValueError("a streamed data set needs share=Share(batch_size, seed, ...)")
+    return share
+
+
+# name -> loader. Of "kind:PATH" the kind is looked up here, and the loader gets PATH first. What
+# else a loader takes are its options, besides data_dir and share, which `load` hands to those that
+# ask for them.
+DATASETS: dict[str, Callable[..., Source]] = {
     "digits": _digits,
     "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "svhn": _svhn,
+    "cinic10": _cinic10,
+    "imagenet2012": _imagenet2012,
     "npz:": _npz,
+    "folder:": _folder,
+    "tfds:": _tfds,
 }
 
 
 def tfds_name(name: str) -> str:
     """What TensorFlow Datasets calls the data set that we call `name`."""
-    return {}.get(name, name)
+    return {"svhn": "svhn_cropped"}.get(name, name.removeprefix("tfds:"))
 
 
-def load(name: str, *, data_dir: str | None = None, **options) -> MemorySource:
+def load(
+    name: str, *, data_dir: str | None = None, share: Share | None = None, **options
+) -> Source:
     """Loads a data set.
 
     Args:
-      name: a key of `DATASETS`; keys that end in a colon are followed by a path, as in
+      name: a key of `DATASETS`; keys that end in a colon are followed by a path or a name, as in
         "npz:PATH".
       data_dir: where TFDS keeps prepared data sets; None means $TFDS_DATA_DIR or
         ~/tensorflow_datasets.
-      options: what the data set lets one choose.
+      share: what a streamed set needs to know of the host that reads it; sets in memory do not.
+      options: what the data set lets one choose, see the top of this file.
 
     Raises:
       ValueError: no such data set or option, or its files are missing or wrong.
     """
     kind, colon, path = name.partition(":")
     key = kind + colon
-    if key not in DATASETS:
-        close = difflib.get_close_matches(key, DATASETS, 1) or difflib.get_close_matches(
-            kind, [k.rstrip(":") for k in DATASETS], 1
-        )
-        hint = f"; did you mean {close[0]}?" if close else ""
-        known = ", ".join(k + "PATH" if k.endswith(":") else k for k in DATASETS)
-        raise ValueError(f"unknown data set {name!r}{hint} Known: {known}")
-    args = (path,) if colon else ()
-    return DATASETS[key](*args, data_dir=data_dir, **options)
+    check_known("data set", key, DATASETS)
+    loader = DATASETS[key]
+    given = {"data_dir": data_dir, "share": share}
+    takes = list(inspect.signature(loader).parameters)[1 if colon else 0 :]
+    for option in options:
+        check_known(f"option of {name}:", option, [k for k in takes if k not in given] or ["none"])
+    given = {k: v for k, v in given.items() if k in takes}
+    return loader(*([path] if colon else []), **given, **options)

@@ -29,7 +29,9 @@ def main(argv: list[str] | None = None) -> None:
             download(builder, args.manual_dir)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    sizes = ", ".join(f"{name} {s.num_examples:,}" for name, s in builder.info.splits.items())
+    sizes = ", ".join(
+        f"{name} {s.num_examples:,}" for name, s in sorted(builder.info.splits.items())
+    )
     print(f"{builder.data_path} is prepared: {sizes}")
 
 

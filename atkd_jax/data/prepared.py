@@ -7,8 +7,10 @@ accelerator.
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from atkd_jax.data.memory import Arrays
 
 
 @functools.cache
-def tensorflow() -> tuple[ModuleType, ModuleType]:
+def import_tf() -> tuple[ModuleType, ModuleType]:
     """TensorFlow and TensorFlow Datasets, with every accelerator hidden from them.
 
     Raises:
@@ -38,8 +40,8 @@ def tensorflow() -> tuple[ModuleType, ModuleType]:
 
 
 def prepare_command(name: str) -> str:
-    """What to type on a machine with a network to get the data set onto the disk."""
-    return f"python -m atkd_jax.data.prepare {name}"
+    """What to type to get the data set that TFDS calls `name` onto the disk."""
+    return f"python -m atkd_jax.data.prepare {'svhn' if name == 'svhn_cropped' else name}"
 
 
 def find_builder(name: str, data_dir: str | None = None):
@@ -51,7 +53,9 @@ def find_builder(name: str, data_dir: str | None = None):
     Raises:
       ValueError: TFDS knows no such data set.
     """
-    _, tfds = tensorflow()
+    _, tfds = import_tf()
+    if name == "cinic10":
+        importlib.import_module("atkd_jax.data.cinic10")  # registers it
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError:
@@ -81,7 +85,7 @@ def download(builder, manual_dir: str | None = None) -> None:
     Raises:
       ValueError: it could not; the message says what to do.
     """
-    _, tfds = tensorflow()
+    _, tfds = import_tf()
     advice = (
         f"{builder.name} is not in {builder.data_path.parent.parent} and could not be downloaded"
         " ({}). Where there is a network run: " + prepare_command(builder.name) + "; or bring the"
@@ -116,26 +120,73 @@ def damaged(builder, what: str) -> ValueError:
     )
 
 
-def read_split(builder, split: str, num: int, num_classes: int) -> Arrays:
-    """One split decoded into memory, in the order of the files.
+class Facts(NamedTuple):
+    """What a TFDS builder says of itself; `image_shape` holds None where images differ in size."""
+
+    image_key: str
+    label_key: str
+    image_shape: tuple[int | None, ...]
+    class_names: tuple[str, ...]
+    num_train: int
+    num_test: int
+
+
+def facts(builder, train: str, test: str) -> Facts:
+    """What one has to know to read a classification set with the given two splits.
+
+    Raises:
+      ValueError: it is none, or has no such split.
+    """
+    _, tfds = import_tf()
+    info = builder.info
+    for split in (train, test):
+        if split not in info.splits:
+            raise ValueError(
+                f"{builder.name} has no split {split!r}, but {', '.join(sorted(info.splits))}"
+            )
+    keys = info.supervised_keys or ("image", "label")
+    image, label = (dict(info.features.items()).get(key) for key in keys[:2])
+    if not isinstance(image, tfds.features.Image) or not isinstance(
+        label, tfds.features.ClassLabel
+    ):
+        raise ValueError(f"{builder.name} is no set of images with one class each: {info.features}")
+    return Facts(
+        *keys[:2],
+        image.shape,
+        tuple(label.names),
+        info.splits[train].num_examples,
+        info.splits[test].num_examples,
+    )
+
+
+def read_split(
+    builder,
+    split: str,
+    num: int,
+    num_classes: int,
+    image_key: str = "image",
+    label_key: str = "label",
+) -> Arrays:
+    """One split decoded into memory, in the order of the files; grey images get three channels.
 
     Args:
       split: in TFDS's notation, e.g. "train" or "train+extra".
       num: how many examples there have to be.
       num_classes: labels have to lie in 0..num_classes - 1.
+      image_key, label_key: names of features.
 
     Raises:
       ValueError: files are missing or cut off, or the examples are not as many or not what they
         have to be.
     """
-    tf, tfds = tensorflow()
+    tf, tfds = import_tf()
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     images, labels = [], []
     try:
         data = builder.as_dataset(split=split, batch_size=1000, read_config=config)
         for batch in tfds.as_numpy(data):
-            images.append(batch["image"])
-            labels.append(batch["label"].astype(np.int32))
+            images.append(batch[image_key])
+            labels.append(batch[label_key].astype(np.int32))
     except (tf.errors.OpError, ValueError) as error:
         raise damaged(builder, f"split {split}, {' '.join(str(error).split())[:300]}") from None
     image, label = np.concatenate(images), np.concatenate(labels)
@@ -144,4 +195,6 @@ def read_split(builder, split: str, num: int, num_classes: int) -> Arrays:
     if label.min() < 0 or label.max() >= num_classes:
         wrong = label.min() if label.min() < 0 else label.max()
         raise damaged(builder, f"split {split} has label {wrong}, not in 0..{num_classes - 1}")
+    if image.shape[-1] == 1:
+        image = np.repeat(image, 3, axis=-1)
     return Arrays(image, label)

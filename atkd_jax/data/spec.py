@@ -5,8 +5,6 @@ Means and standard deviations are per channel, of training pixels in 0..1.
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from atkd_jax.types import DataSpec
@@ -26,9 +24,13 @@ CIFAR100_CLASSES = tuple(
 )  # https://www.cs.toronto.edu/~kriz/cifar.html, the 100 fine classes
 DIGITS = tuple("0123456789")
 
-# https://github.com/pytorch/examples (imagenet/main.py); torchvision's weights expect these.
+# Per channel, of ImageNet's training pixels: https://github.com/pytorch/examples, imagenet/main.py.
+# Published weights expect them, so they are also the ones of every streamed set of photographs.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Examples for training and for testing: Russakovsky et al. 2015, arXiv 1409.0575.
+IMAGENET_SIZES = (1_281_167, 50_000)
 
 KNOWN = {
     spec.name: spec
@@ -43,8 +45,42 @@ KNOWN = {
             mean=(0.4914, 0.4822, 0.4465),
             std=(0.2470, 0.2435, 0.2616),
         ),
+        # Krizhevsky 2009. Mean and deviation: https://github.com/HobbitLong/RepDistiller.
+        DataSpec(
+            name="cifar100",
+            image_shape=(32, 32, 3),
+            class_names=CIFAR100_CLASSES,
+            num_train=50_000,
+            num_test=10_000,
+            mean=(0.5071, 0.4867, 0.4408),
+            std=(0.2675, 0.2565, 0.2761),
+        ),
+        # Netzer et al. 2011, http://ufldl.stanford.edu/housenumbers. Mean and deviation: those of
+        # the 73,257 training images, as in most published code.
+        DataSpec(
+            name="svhn",
+            image_shape=(32, 32, 3),
+            class_names=DIGITS,
+            num_train=73_257,
+            num_test=26_032,
+            mean=(0.4377, 0.4438, 0.4728),
+            std=(0.1980, 0.2010, 0.1970),
+        ),
+        # Darlow et al. 2018, arXiv 1810.03505; all three numbers from its README,
+        # https://github.com/BayesWatch/cinic-10.
+        DataSpec(
+            name="cinic10",
+            image_shape=(32, 32, 3),
+            class_names=CIFAR10_CLASSES,
+            num_train=90_000,
+            num_test=90_000,
+            mean=(0.47889522, 0.47227842, 0.43047404),
+            std=(0.24205776, 0.23828046, 0.25874835),
+        ),
     )
 }
+SVHN_EXTRA = 531_131  # easier images that may be added to SVHN's training set
+CINIC10_VALIDATION = 90_000
 
 
 def describe(
@@ -85,8 +121,3 @@ def channel_moments(image: np.ndarray) -> tuple[tuple[float, ...], tuple[float, 
     mean = p @ level
     std = np.sqrt(np.maximum(p @ level**2 - mean**2, 0.0))
     return tuple(mean.tolist()), tuple(np.maximum(std, 1 / 255).tolist())
-
-
-def with_labels(spec: DataSpec, label: np.ndarray) -> DataSpec:
-    """The same facts, and the labels [N] int32 of the training set in index order."""
-    return dataclasses.replace(spec, train_label=label)

@@ -1,0 +1,161 @@
+"""Encoded examples in the order of an epoch, without decoding an image.
+
+Both kinds give `tf.data.Dataset`s of {"data": bytes, "label", "index", "name"}, this host's share
+only, as functions of (seed, epoch). Skipping examples costs reading at most, never decoding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from atkd_jax.data.folder import Files
+from atkd_jax.data.memory import epoch_order
+from atkd_jax.data.prepared import damaged, import_tf
+
+SHUFFLE_BUFFER = 8192  # encoded examples: about 1 GB of ImageNet
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Who reads: how many examples at a time, in which order, for which of the hosts.
+
+    Attributes:
+      batch_size: examples of one step on this host.
+      seed: of the run; the order of an epoch is a function of (seed, epoch).
+      host_index, host_count: `jax.process_index()` and `jax.process_count()`.
+    """
+
+    batch_size: int
+    seed: int = 0
+    host_index: int = 0
+    host_count: int = 1
+
+    def share(self, num: int) -> tuple[int, int]:
+        """This host's part of `num` examples: first, and first of the next host."""
+        return tuple(num * i // self.host_count for i in (self.host_index, self.host_index + 1))
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed from several numbers, all of which matter."""
+    return int(np.random.RandomState(numbers).randint(2**31 - 1))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FolderRecords:
+    """Files of a folder that every host can see.
+
+    The order is that of `memory.epoch_order` for the global batch: the examples of a step do not
+    depend on the number of hosts.
+    """
+
+    train_files: Files
+    test_files: Files
+
+    def train(self, share: Share, epoch: int, start: int):
+        """The training examples of an epoch, without the first `start` of this host."""
+        order = epoch_order(
+            share.seed, epoch, len(self.train_files.label), share.batch_size * share.host_count
+        )
+        own = np.split(order, share.host_count, axis=1)[share.host_index].ravel()
+        return self._dataset(self.train_files, own[start:])
+
+    def test(self, share: Share):
+        """This host's share of the test examples, in order."""
+        return self._dataset(
+            self.test_files, np.arange(*share.share(len(self.test_files.label)), dtype=np.int32)
+        )
+
+    @staticmethod
+    def _dataset(files: Files, index: np.ndarray):
+        tf, _ = import_tf()
+        columns = (files.path[index].astype(str), files.label[index], index)
+
+        def read(path, label, index):
+            return {"data": tf.io.read_file(path), "label": label, "index": index, "name": path}
+
+        data = tf.data.Dataset.from_tensor_slices(columns)
+        return data.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TfdsRecords:
+    """A prepared TFDS data set.
+
+    Every host reads its own shards (a contiguous part of the examples). Files are shuffled, sixteen
+    are read side by side, and a buffer of SHUFFLE_BUFFER examples is shuffled on top; an example's
+    index is its number in the order of the files.
+
+    Attributes:
+      builder: of TFDS, prepared.
+      train_split, test_split: names of splits.
+      image_key, label_key: names of features.
+    """
+
+    builder: object
+    train_split: str
+    test_split: str
+    image_key: str
+    label_key: str
+
+    def train(self, share: Share, epoch: int, start: int):
+        """The training examples of an epoch, without the first `start` of this host."""
+        seed = seed_of(share.seed, epoch, share.host_index)
+        data = self._dataset(self.train_split, share, seed)
+        return data.shuffle(SHUFFLE_BUFFER, seed=seed, reshuffle_each_iteration=False).skip(start)
+
+    def test(self, share: Share):
+        """This host's share of the test examples, in order."""
+        return self._dataset(self.test_split, share, None)
+
+    def _dataset(self, split: str, share: Share, shuffle_seed: int | None):
+        tf, tfds = import_tf()
+        info = self.builder.info.splits[split]
+        first, last = share.share(info.num_examples)
+        data = self.builder.as_dataset(
+            split=f"{split}[{first}:{last}]",
+            shuffle_files=shuffle_seed is not None,
+            decoders=tfds.decode.PartialDecoding(
+                {self.image_key: True, self.label_key: True},
+                decoders={self.image_key: tfds.decode.SkipDecoding()},
+            ),
+            read_config=tfds.ReadConfig(
+                shuffle_seed=shuffle_seed,
+                interleave_cycle_length=16 if shuffle_seed is not None else 1,
+                add_tfds_id=True,
+                try_autocache=False,
+                skip_prefetch=True,
+                enable_ordering_guard=False,
+            ),
+        )
+        offset = np.cumsum([0, *info.shard_lengths])[:-1]
+        first_of_file = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(
+                sorted(info.filenames), tf.constant(offset, tf.int64)
+            ),
+            default_value=-1,
+        )
+
+        def describe(example):
+            # TFDS names an example FILE__NUMBER.
+            name = example["tfds_id"]
+            file = tf.strings.regex_replace(name, r"__\d+$", "")
+            number = tf.strings.to_number(tf.strings.regex_replace(name, r"^.*__", ""), tf.int64)
+            return {
+                "data": example[self.image_key],
+                "label": tf.cast(example[self.label_key], tf.int32),
+                "index": tf.cast(first_of_file.lookup(file) + number, tf.int32),
+                "name": name,
+            }
+
+        return data.map(describe, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    def check(self) -> None:
+        """Raises ValueError if a file of the data set is missing."""
+        for split in (self.train_split, self.test_split):
+            info = self.builder.info.splits[split]
+            there = set(import_tf()[0].io.gfile.listdir(str(self.builder.data_path)))
+            missing = sorted(set(info.filenames) - there)
+            if missing:
+                raise damaged(self.builder, f"{len(missing)} files are missing, first {missing[0]}")

@@ -1,0 +1,222 @@
+"""Sets that do not fit in memory: JPEGs decoded by tf.data on every host of a job.
+
+Images cross to the device as uint8; flip, colour and normalisation happen there. A training
+example's window is a function of (seed, epoch, index), whichever host reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from atkd_jax.data.decode import random_resized_crop, resized_centre
+from atkd_jax.data.folder import MAX_CORRUPT
+from atkd_jax.data.prepared import import_tf
+from atkd_jax.data.records import FolderRecords, Share, TfdsRecords, seed_of
+from atkd_jax.types import Batch, DataSpec
+
+log = logging.getLogger(__name__)
+
+
+class Corrupt:
+    """The images that could not be decoded, by name, for each split."""
+
+    def __init__(self):
+        self.names: dict[str, set[str]] = {"train": set(), "test": set()}
+
+    def add(self, split: str, name: str, num: int) -> None:
+        """Notes one, and logs it once.
+
+        Raises:
+          ValueError: they are more than 0.1 % of the split's `num` examples on this host.
+        """
+        names = self.names[split]
+        if name not in names:
+            names.add(name)
+            log.warning("%s cannot be decoded and is skipped (%d so far)", name, len(names))
+        if len(names) > MAX_CORRUPT * num:
+            raise ValueError(
+                f"{len(names)} of {num} {split} images cannot be decoded, more than"
+                f" {MAX_CORRUPT:.1%}; the first is {min(names)}. Remove or replace them"
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamSource:
+    """A data set that is read while it is used.
+
+    Attributes:
+      spec: facts; `image_shape` is what batches hold.
+      records: where the encoded examples come from.
+      share: what this host reads.
+      crop_ratio: evaluation shows the centre `crop_ratio` of the resized image's shorter side.
+      corrupt: what could not be decoded so far.
+    """
+
+    spec: DataSpec
+    records: FolderRecords | TfdsRecords
+    share: Share
+    crop_ratio: float = 224 / 256
+    corrupt: Corrupt = dataclasses.field(default_factory=Corrupt)
+
+    def __post_init__(self):
+        if not 0 < self.crop_ratio <= 1:
+            raise ValueError(f"crop_ratio {self.crop_ratio} is not in 0..1")
+        first, last = self.share.share(self.spec.num_train)
+        if last - first < self.share.batch_size:
+            raise ValueError(
+                f"host {self.share.host_index} of {self.share.host_count} gets {last - first} of"
+                f" {self.spec.num_train} training examples, fewer than its batch of"
+                f" {self.share.batch_size}; use fewer hosts or a smaller batch"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of a training epoch, the same on all hosts; what is left over is dropped."""
+        return self.spec.num_train // (self.share.batch_size * self.share.host_count)
+
+    @property
+    def test_steps(self) -> int:
+        """Batches of `test`, the same on all hosts."""
+        largest = -(-self.spec.num_test // self.share.host_count)
+        return -(-largest // self.share.batch_size)
+
+    def train(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """This host's batches of an epoch from `start_step` on, uint8 [B, S, S, 3].
+
+        What was consumed before `start_step` is not decoded. The place of an image that cannot be
+        decoded is taken by another of its batch, so that all others keep theirs and a resumed run
+        sees the same batches.
+
+        Raises:
+          ValueError: the files are damaged, or too many images are.
+        """
+        tf, _ = import_tf()
+        first, last = self.share.share(self.spec.num_train)
+        seed = seed_of(self.share.seed, epoch)
+
+        def decode(example):
+            return random_resized_crop(
+                example["data"],
+                tf.stack([seed, tf.cast(example["index"], tf.int64)]),
+                self.spec.image_shape[0],
+            )
+
+        def records(start: int):
+            return self.records.train(self.share, epoch, start)
+
+        raw = self._batches("train", records, decode, start_step, last - first)
+        for _ in range(start_step, self.steps_per_epoch):
+            image, label, index, ok = next(raw)
+            source = np.where(ok, np.arange(len(ok)), np.argmax(ok))
+            yield Batch(image[source], label[source], index[source])
+
+    def test(self) -> Iterator[Batch]:
+        """Every example of this host's share once, padded and masked; `test_steps` batches.
+
+        An image that cannot be decoded is shown black, so that every example counts.
+
+        Raises:
+          ValueError: the files are damaged, or too many images are.
+        """
+        tf, _ = import_tf()
+        first, last = self.share.share(self.spec.num_test)
+        size = self.share.batch_size
+
+        def decode(example):
+            return resized_centre(example["data"], self.spec.image_shape[0], self.crop_ratio)
+
+        def records(start: int):
+            return self.records.test(self.share).skip(start)
+
+        raw = self._batches("test", records, decode, 0, last - first)
+        for step in range(self.test_steps):
+            expected = min(max(last - first - step * size, 0), size)
+            if expected:
+                batch = next(raw)
+            else:
+                empty = np.zeros(0, np.int32)
+                batch = (np.zeros((0, *self.spec.image_shape), np.uint8), empty, empty, empty)
+            image, label, index, _ = (_pad(column, size) for column in batch)
+            yield Batch(image, label, index, np.arange(size) < expected)
+
+    def _batches(self, split: str, records, decode, step: int, num: int):
+        """Batches from `step` on, the last one partial: image, label, index, ok (was decoded).
+
+        Reads with the fast pipeline up to the first image that cannot be decoded, and from its
+        batch on with the careful one, which costs about a tenth more.
+
+        Args:
+          records: number of examples to skip -> dataset of encoded examples.
+          decode: example -> image.
+          num: this host's examples in the split.
+        """
+        tf, _ = import_tf()
+        size = self.share.batch_size
+        careful = bool(self.corrupt.names[split])
+        while True:
+            data = _pipeline(records(step * size), decode, self.spec.image_shape, careful)
+            try:
+                for batch in data.batch(size).prefetch(2):
+                    columns = {key: value.numpy() for key, value in batch.items()}
+                    if len(columns["ok"]) != min(size, num - step * size):
+                        break
+                    for name in columns["name"][~columns["ok"]]:
+                        self.corrupt.add(split, name.decode(), num)
+                    step += 1
+                    yield tuple(columns[key] for key in ("image", "label", "index", "ok"))
+                break
+            except tf.errors.OpError as error:
+                if careful or not isinstance(error, tf.errors.InvalidArgumentError):
+                    reason = " ".join(str(error.message).split())[:300]
+                    raise ValueError(
+                        f"the {split} files of {self.spec.name} are damaged: {reason}."
+                        " Delete and prepare them again"
+                    ) from None
+                careful = True
+        raise ValueError(
+            f"the {split} files of {self.spec.name} ended before the {num} examples that this host"
+            " was promised: they are damaged. Delete and prepare them again"
+        )
+
+
+def _pipeline(records, decode, image_shape: tuple[int, int, int], careful: bool):
+    """Decodes in parallel and in order; if `careful`, an error becomes a black image not `ok`."""
+    tf, _ = import_tf()
+
+    def result(example, image, ok):
+        kept = {key: example[key] for key in ("label", "index", "name")}
+        return kept | {"image": tf.ensure_shape(image, image_shape), "ok": ok}
+
+    def good(example):
+        return result(example, decode(example), True)
+
+    def bad(example):
+        return result(example, tf.zeros(image_shape, tf.uint8), False)
+
+    def good_or_bad(example):
+        one = tf.data.Dataset.from_tensors(example)
+        return one.map(good).ignore_errors().concatenate(one.map(bad)).take(1)
+
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if careful:
+        data = records.interleave(
+            good_or_bad, cycle_length=threads, num_parallel_calls=threads, deterministic=True
+        )
+    else:
+        data = records.map(good, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    options = tf.data.Options()
+    options.deterministic = True
+    # A pool of its own: decoding neither waits for XLA's threads nor starts more than there are
+    # cores, and one image is decoded by one thread.
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1
+    return data.with_options(options)
+
+
+def _pad(column: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([column, np.zeros((size - len(column), *column.shape[1:]), column.dtype)])

@@ -1,0 +1,325 @@
+"""Streams: the same pictures as Pillow shows, every example counted, resumed without decoding."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from images import encoded, picture, write_folder, write_tfds
+from PIL import Image
+
+from atkd_jax import data
+from atkd_jax.data import decode, stream
+from atkd_jax.data.prefetch import Waiting, prefetch
+from atkd_jax.data.prepared import import_tf
+
+SIZE = 8
+TRAIN, TEST = 26, 10
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("folder"), TRAIN, TEST, size=None)
+
+
+@pytest.fixture(scope="module")
+def tfds_dir(tmp_path_factory):
+    """A TFDS set of JPEGs in four files for training and two for testing."""
+    path = tmp_path_factory.mktemp("tfds")
+    splits = {
+        "train": [(picture(i, (40 + i % 7, 30)), i % 3) for i in range(TRAIN)],
+        "validation": [(picture(100 + i), i % 3) for i in range(TEST)],
+    }
+    write_tfds(path, "tiny_jpeg", "1.0.0", splits, 3, shards=4)
+    return path
+
+
+@pytest.fixture(params=["folder", "tfds"])
+def load(request, files, tfds_dir):
+    """load(batch_size, seed=0, host_index=0, host_count=1) of either kind of set."""
+
+    def load(*share, **options):
+        options = {"image_size": SIZE, "share": data.Share(*share)} | options
+        if request.param == "folder":
+            return data.load(f"folder:{files}", **options)
+        return data.load("tfds:tiny_jpeg", data_dir=str(tfds_dir), **options)
+
+    return load
+
+
+def same(a, b):
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, x, y)
+
+
+def test_an_epoch_shows_every_example_at_most_once(load):
+    source = load(4)
+    batches = list(source.train(0))
+    assert len(batches) == source.steps_per_epoch == TRAIN // 4
+    index = np.concatenate([b.index for b in batches])
+    assert len(np.unique(index)) == 24 and index.min() >= 0 and index.max() < TRAIN
+    for batch in batches:
+        assert batch.image.shape == (4, SIZE, SIZE, 3) and batch.image.dtype == np.uint8
+        assert batch.label.dtype == batch.index.dtype == np.int32 and batch.mask is None
+    same(batches, list(load(4).train(0)))
+    assert (index != np.concatenate([b.index for b in source.train(1)])).any()
+    assert (index != np.concatenate([b.index for b in load(4, 1).train(0)])).any()
+
+
+def test_index_is_the_examples_own_number(load, files):
+    """Labels by index are the same in every epoch, and are the data set's."""
+    label = np.full(TRAIN, -1)
+    for epoch in range(3):
+        for batch in load(2).train(epoch):
+            assert np.isin(label[batch.index], [-1, *batch.label]).all()
+            label[batch.index] = batch.label
+    source = load(2)
+    expected = source.spec.train_label
+    np.testing.assert_array_equal(label, np.arange(TRAIN) % 3 if expected is None else expected)
+
+
+def test_a_resumed_epoch_goes_on_with_the_next_example(load, monkeypatch):
+    whole = list(load(4).train(2))
+    decoded = []
+    original = stream.random_resized_crop
+
+    def counted(data, seed, size):
+        tf, _ = import_tf()
+        index = tf.py_function(lambda i: decoded.append(int(i)) or i, [seed[1]], tf.int64)
+        index.set_shape(())
+        return original(data, tf.stack([seed[0], index]), size)
+
+    monkeypatch.setattr(stream, "random_resized_crop", counted)
+    same(whole[3:], list(load(4).train(2, 3)))
+    assert decoded and not set(decoded) & set(np.concatenate([b.index for b in whole[:3]]).tolist())
+
+
+def test_windows_are_a_function_of_the_example(load):
+    """An image is cut in the same way whatever the batch size and the number of hosts."""
+    one = {int(i): x for b in load(13).train(0) for i, x in zip(b.index, b.image, strict=True)}
+    for host in range(2):
+        for batch in load(4, 0, host, 2).train(0):
+            for i, image in zip(batch.index, batch.image, strict=True):
+                if int(i) in one:
+                    np.testing.assert_array_equal(image, one[int(i)])
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3])
+def test_hosts_share_an_epoch_and_never_an_example(load, hosts):
+    sources = [load(4, 0, host, hosts) for host in range(hosts)]
+    epochs = [list(source.train(0)) for source in sources]
+    assert {len(batches) for batches in epochs} == {TRAIN // (4 * hosts)}
+    index = np.concatenate([b.index for batches in epochs for b in batches])
+    assert len(np.unique(index)) == len(index) == TRAIN // (4 * hosts) * 4 * hosts
+
+
+@pytest.mark.parametrize(("hosts", "size"), [(1, 4), (1, 10), (3, 2), (4, 4), (11, 2)])
+def test_evaluation_shows_every_example_once_on_any_hosts(load, hosts, size):
+    seen, steps = [], set()
+    for host in range(hosts):
+        batches = list(load(size, 0, host, hosts).test())
+        steps.add(len(batches))
+        for batch in batches:
+            assert batch.image.shape == (size, SIZE, SIZE, 3) and batch.mask.dtype == bool
+            seen += batch.index[batch.mask].tolist()
+    assert sorted(seen) == list(range(TEST)) and len(steps) == 1
+
+
+def test_a_folder_gives_the_same_global_batches_on_any_number_of_hosts(files):
+    def batches(hosts):
+        shares = [data.Share(8 // hosts, 5, host, hosts) for host in range(hosts)]
+        epochs = [
+            data.load(f"folder:{files}", image_size=SIZE, share=share).train(1) for share in shares
+        ]
+        return [np.concatenate([part.index for part in parts]) for parts in zip(*epochs)]  # noqa: B905
+
+    same(batches(1), batches(4))
+
+
+def twin(path, size, ratio):
+    """What PyTorch's Resize and CenterCrop make of a file, with Pillow."""
+    image = Image.open(path).convert("RGB")
+    width, height = image.size
+    shorter = round(size / ratio)
+    if width < height:
+        new = shorter, int(shorter * height / width)
+    else:
+        new = int(shorter * width / height), shorter
+    left, top = (int(round((n - size) / 2)) for n in new)
+    image = image.resize(new, Image.Resampling.BILINEAR)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+@pytest.mark.parametrize("shape", [(61, 40), (40, 61), (24, 24), (200, 90)])
+def test_evaluation_sees_what_pillow_sees(tmp_path, shape):
+    for name, options in (("a.jpg", {"quality": 90}), ("b.png", {"format": "PNG"})):
+        path = tmp_path / name
+        path.write_bytes(encoded(picture(1, shape), **options))
+        ours = decode.resized_centre(path.read_bytes(), 28, 28 / 32).numpy()
+        assert np.abs(ours.astype(int) - twin(path, 28, 28 / 32)).max() <= 1, (name, shape)
+
+
+def test_training_crop_is_the_window_resized(tmp_path):
+    """The window is decoded alone, as if it had been cut out of the whole image."""
+    tf, _ = import_tf()
+    image = picture(2, (64, 48))
+    for content in (encoded(image, "PNG"), encoded(image, quality=95)):
+        whole = tf.io.decode_image(content, channels=3)
+        for number in range(5):
+            seed = tf.constant([7, number], tf.int64)
+            y, x, height, width = decode.random_window(tf.shape(whole), seed).numpy()
+            crop = whole[y : y + height, x : x + width]
+            expected = np.rint(tf.image.resize(crop, (SIZE, SIZE)).numpy())
+            ours = decode.random_resized_crop(content, seed, SIZE).numpy()
+            assert np.abs(ours - expected).max() <= 1 + 2 * (content[:2] == b"\xff\xd8")
+
+
+def test_windows_have_the_named_distribution():
+    tf, _ = import_tf()
+    seeds = tf.stack([tf.zeros(2000, tf.int64), tf.range(2000, dtype=tf.int64)], 1)
+    shape = tf.constant([300, 400, 3])
+    windows = tf.map_fn(lambda s: decode.random_window(shape, s), seeds, tf.int32).numpy()
+    y, x, height, width = windows.T
+    assert (y >= 0).all() and (x >= 0).all()
+    assert (y + height <= 300).all() and (x + width <= 400).all()
+    area, aspect = height * width / (300 * 400), width / height
+    whole = area == 1  # no window fitted
+    assert whole.mean() < 0.05
+    assert 0.078 < area.min() < 0.1 and area[~whole].max() <= 1 and 0.4 < area.mean() < 0.55
+    assert 0.74 < aspect[~whole].min() < 0.77 and 1.3 < aspect[~whole].max() < 1.35
+
+
+def test_every_kind_of_image_is_decoded():
+    rgb = picture(0, (40, 40))
+    grey = np.asarray(Image.fromarray(rgb).convert("L"))
+    cases = [
+        (encoded(grey), grey),
+        (encoded(grey, "PNG"), grey),
+        (encoded(Image.fromarray(rgb).convert("CMYK"), quality=95), rgb),
+        (encoded(np.dstack([rgb, grey]), "PNG"), rgb),
+    ]
+    for content, image in cases:
+        image = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+        ours = decode.resized_centre(content, 40, 1.0).numpy()
+        assert np.abs(ours.astype(int) - image).mean() < 6
+        crop = decode.random_resized_crop(content, np.array([0, 0]), SIZE)
+        assert crop.shape == (SIZE, SIZE, 3)
+
+
+def broken_folder(tmp_path, *names):
+    path = write_folder(tmp_path, TRAIN, TEST, size=None)
+    for name in names:
+        (tmp_path / name).write_bytes(b"this is no image")
+    return f"folder:{path}"
+
+
+def test_a_corrupt_image_is_skipped_counted_and_named(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(stream, "MAX_CORRUPT", 0.1)
+    options = {"share": data.Share(4), "image_size": SIZE}
+    clean = list(data.load(broken_folder(tmp_path / "a"), **options).train(0))
+    name = broken_folder(tmp_path / "b", "train/bee/004.jpg")
+    bad = 10  # the second of bee, after the nine of ant
+    source = data.load(name, **options)
+    with caplog.at_level(logging.WARNING):
+        batches = list(source.train(0))
+    assert "train/bee/004.jpg cannot be decoded and is skipped (1 so far)" in caplog.text
+    assert [n[-17:] for n in source.corrupt.names["train"]] == ["train/bee/004.jpg"]
+    assert len(batches) == source.steps_per_epoch
+    replaced = 0
+    for ours, right in zip(batches, clean, strict=True):
+        for row in range(4):
+            if right.index[row] == bad:
+                replaced += 1
+                assert ours.index[row] in right.index and ours.index[row] != bad
+            else:
+                np.testing.assert_array_equal(ours.image[row], right.image[row])
+                assert ours.index[row] == right.index[row]
+    assert replaced == 1
+    # A run that is resumed after it, or by a process that has not met it, sees the same.
+    same(batches[2:], list(source.train(0, 2)))
+    same(batches[2:], list(data.load(name, **options).train(0, 2)))
+
+
+def test_a_corrupt_test_image_is_shown_black_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "MAX_CORRUPT", 0.1)
+    name = broken_folder(tmp_path, "val/ant/003.jpg")
+    source = data.load(name, share=data.Share(4), image_size=SIZE)
+    batches = list(source.test())
+    index = np.concatenate([b.index[b.mask] for b in batches])
+    np.testing.assert_array_equal(index, np.arange(TEST))
+    assert batches[0].image[1].max() == 0 and batches[0].image[0].max() > 0
+    assert len(source.corrupt.names["test"]) == 1
+
+
+def test_too_many_corrupt_images_stop_the_run(tmp_path):
+    name = broken_folder(tmp_path, "train/bee/004.jpg")
+    source = data.load(name, share=data.Share(4), image_size=SIZE)
+    with pytest.raises(ValueError, match=r"1 of 26 train images .* more than 0.1%; the first is"):
+        list(source.train(0))
+
+
+def test_damaged_tfds_files_are_an_error(tmp_path):
+    splits = {"train": [(picture(i), 0) for i in range(8)], "test": [(picture(9), 0)]}
+    write_tfds(tmp_path, "cut_jpeg", "1.0.0", splits, 1)
+    options = {"data_dir": str(tmp_path), "share": data.Share(2), "image_size": SIZE}
+    file = next((tmp_path / "cut_jpeg/1.0.0").glob("*train*"))
+    content = file.read_bytes()
+    file.write_bytes(content[:-500])
+    with pytest.raises(ValueError, match="the train files of tfds:cut_jpeg are damaged"):
+        list(data.load("tfds:cut_jpeg", **options).train(0))
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match="the train files of tfds:cut_jpeg"):
+        list(data.load("tfds:cut_jpeg", **options).train(0))
+    file.unlink()
+    with pytest.raises(ValueError, match="1 files are missing, first cut_jpeg-train"):
+        data.load("tfds:cut_jpeg", **options)
+
+
+def test_imagenet_that_is_not_whole_is_an_error(tmp_path):
+    splits = {"train": [(picture(i), 0) for i in range(4)], "validation": [(picture(9), 0)]}
+    write_tfds(tmp_path, "imagenet2012", "5.1.0", splits, 1000)
+    with pytest.raises(ValueError, match=r"\(4, 1\) examples instead of \(1281167, 50000\)"):
+        data.load("imagenet2012", data_dir=str(tmp_path), share=data.Share(2))
+
+
+def test_a_host_without_a_batch_is_an_error(load):
+    with pytest.raises(ValueError, match=r"host 5 of 9 gets \d of 26 training examples, fewer"):
+        load(4, 0, 5, 9)
+    with pytest.raises(ValueError, match="crop_ratio 1.5"):
+        load(4, crop_ratio=1.5)
+
+
+def test_prefetch_keeps_the_order_and_looks_ahead():
+    put = []
+
+    def note(x):
+        put.append(x)
+        return jnp.asarray(x)
+
+    out = []
+    for x in prefetch(range(5), note, size=2):
+        out.append(int(x))
+        assert len(put) == min(out[-1] + 3, 5)
+    assert out == [0, 1, 2, 3, 4]
+
+
+def test_waiting_is_measured_and_reported_once():
+    now = [0.0]
+
+    def slow():
+        for item in range(4):
+            now[0] += 1.0  # to read it
+            yield item
+
+    waiting = Waiting(clock=lambda: now[0])
+    for _ in waiting.watch(slow()):
+        now[0] += 3.0  # to use it
+    assert waiting.share == 0.25
+    assert waiting.advice().startswith("25% of the time goes into waiting for data: ")
+    assert waiting.advice() is None
+    quick = Waiting(clock=lambda: now[0])
+    for _ in quick.watch(range(3)):
+        now[0] += 1.0
+    assert quick.share == 0 and quick.advice() is None

@@ -6,7 +6,7 @@
 akamaster/pytorch_resnet_cifar10 were trained with: option A shortcuts, ImageNet's mean and std.
 """
 
-from configs import common, methods, pairs
+from configs import common
 
 
 def get_config(arg: str = ""):
@@ -14,13 +14,10 @@ def get_config(arg: str = ""):
     config = common.get_config()
     config.data.name = "cifar10"
     config.data.augment.update(pad=4, flip=True)
-    pair = common.lookup("pair", arg["pair"], pairs.PAIRS)
-    config.student, config.teacher.model = pair["student"], pair["teacher"]
-    config.update(common.lookup("method", arg["method"], methods.METHODS))
-    if "mobilenet" in config.student:
-        config.optimizer.lr = 0.01
-        config.teacher.lr = 0.05
-    if arg["teacher"] == "akamaster":
+    common.set_method(config, arg["method"])
+    common.set_pair(config, arg["pair"])
+    if arg["teacher"]:
+        common.lookup("teacher", arg["teacher"], {"akamaster": None})
         config.teacher.model += "a"
         config.teacher.mean = (0.485, 0.456, 0.406)
         config.teacher.std = (0.229, 0.224, 0.225)

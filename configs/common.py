@@ -1,6 +1,10 @@
 """Every key of a run and its default. A key that is not here is a misspelling."""
 
+import difflib
+
 from ml_collections import ConfigDict
+
+from configs import methods, pairs
 
 
 def get_config() -> ConfigDict:
@@ -36,23 +40,38 @@ def get_config() -> ConfigDict:
     )
 
 
-def parse(arg: str, known: dict[str, str]) -> dict[str, str]:
-    """'method=kd,pair=r56_r20' -> a dict with every key of `known`, whose values are defaults."""
-    given = dict(
-        item.split("=", 1) if "=" in item else (item, "") for item in arg.split(",") if item
-    )
-    for key in given:
-        if key not in known:
-            raise ValueError(f"unknown option {key!r} after the colon; known: {', '.join(known)}")
-    return known | given
+def parse(arg: str, defaults: dict[str, str]) -> dict[str, str]:
+    """'method=kd,pair=r56_r20' -> a dict with every key of `defaults`."""
+    given = {}
+    for item in filter(None, arg.split(",")):
+        key, _, value = item.partition("=")
+        lookup("option", key, defaults)
+        given[key] = value
+    return defaults | given
 
 
 def lookup(what: str, name: str, table: dict):
     """table[name], or a ValueError with the nearest match."""
-    import difflib
-
     if name not in table:
         near = difflib.get_close_matches(name, table, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(table)}"
         raise ValueError(f"unknown {what} {name!r}; {hint}")
     return table[name]
+
+
+def set_method(config: ConfigDict, name: str, imagenet: bool = False) -> None:
+    """Fills in ce_weight and terms."""
+    table = methods.METHODS | (methods.IMAGENET if imagenet else {})
+    config.update(lookup("method", name, table))
+
+
+def set_pair(config: ConfigDict, name: str, imagenet: bool = False) -> None:
+    """Fills in teacher and student, and what the pair changes in the terms chosen before."""
+    pair = lookup("pair", name, pairs.IMAGENET if imagenet else pairs.PAIRS)
+    config.teacher.model, config.student = pair["teacher"], pair["student"]
+    if "lr" in pair:
+        config.teacher.lr, config.optimizer.lr = config.optimizer.lr, pair["lr"]
+    for method, fields in pair["methods"].items():
+        if method in config.terms:
+            with config.unlocked():
+                config.terms[method].update(fields)

@@ -3,14 +3,14 @@
 python -m atkd_jax.main --config=configs/digits.py:method=kd --workdir=DIR
 """
 
-from configs import common, methods
+from configs import common
 
 
 def get_config(arg: str = ""):
     arg = common.parse(arg, dict(method="atkd"))
     config = common.get_config()
+    common.set_method(config, arg["method"])
     config.student, config.teacher.model = "resnet8", "resnet20"
-    config.update(common.lookup("method", arg["method"], methods.METHODS))
     config.data.augment.update(pad=1)
     config.epochs = 12
     config.teacher.epochs = 12

@@ -1,15 +1,48 @@
-"""Presets: the weight of the hard labels and of every term, as published for CIFAR.
+"""Presets: the weight of the hard labels and of every term, as published.
 
-Weights: RepDistiller's run_cifar_distill.sh (github HobbitLong/RepDistiller) unless a line says
-otherwise. `gamma` there is `ce_weight` here, `alpha` the weight of kd, `beta` that of the method.
+    METHODS[name] = {ce_weight, terms: {method: {weight, warmup_epochs, the method's own fields}}}
+
+CIFAR weights are those of RepDistiller's run_cifar_distill.sh (github HobbitLong/RepDistiller)
+unless a line says otherwise; `gamma` there is `ce_weight` here, `alpha` the weight of kd, `beta`
+that of the method. What a pair of networks changes stands in pairs.py.
 """
 
 KD = dict(weight=0.9, temperature=4.0)
 
+
+def alone(method: str, weight: float, **fields) -> dict:
+    """CE with weight 1 plus one term, which is how the benchmark runs every method but KD."""
+    return dict(ce_weight=1.0, terms={method: dict(weight=weight, **fields)})
+
+
 METHODS = {
     "none": dict(ce_weight=1.0, terms={}),
     "kd": dict(ce_weight=0.1, terms=dict(kd=KD)),
-    "at": dict(ce_weight=1.0, terms=dict(at=dict(weight=1000.0))),
+    "fitnet": alone("fitnet", 100.0),
+    "at": alone("at", 1000.0),
+    "sp": alone("sp", 3000.0),
+    "cc": alone("cc", 0.02),
+    "vid": alone("vid", 1.0),
+    "rkd": alone("rkd", 1.0),
+    "pkt": alone("pkt", 30000.0),
+    "nst": alone("nst", 50.0),
+    # The benchmark uses FSP for 30 epochs before training, without a weight; here it is a term.
+    "fsp": alone("fsp", 1.0),
+    "crd": alone("crd", 0.8),
+    "crd_kd": dict(
+        ce_weight=1.0,
+        terms=dict(kd=dict(weight=1.0, temperature=4.0), crd=dict(weight=0.8)),
+    ),
+    # github clovaai/attention-feature-distillation main.py: CE + 0.9 KD + 200 AFD.
+    "afd": dict(ce_weight=1.0, terms=dict(kd=KD, afd=dict(weight=200.0))),
+    # No weights are published for RTK (arXiv 2206.12788); it builds on AFD's code.
+    "rtk": dict(ce_weight=1.0, terms=dict(kd=KD, rtk=dict(weight=200.0))),
+    # A reconstruction, see atkd_jax/methods/aft.py; it contains its own KD term.
+    "aft": alone("aft", 1.0),
+    # github megvii-research/mdistiller configs/cifar100/dkd: 20 epochs of warm-up.
+    "dkd": alone("dkd", 1.0, warmup_epochs=20.0, alpha=1.0, beta=8.0, temperature=4.0),
+    # github dvlab-research/ReviewKD CIFAR-100: 20 epochs of warm-up.
+    "reviewkd": alone("reviewkd", 1.0, warmup_epochs=20.0),
     "at_kd": dict(ce_weight=0.1, terms=dict(kd=KD, at=dict(weight=1000.0))),
     # AT-KD of the project's poster, which gives no weights: KD's, and an attention term about as
     # large as the KD term after the first epoch (ResNet-20 -> ResNet-8 on CIFAR-10, measured: KL
@@ -19,5 +52,32 @@ METHODS = {
     "atkd_poster": dict(
         ce_weight=0.0,
         terms=dict(kd=dict(weight=1.0, temperature=4.0), self_attention=dict(weight=50.0)),
+    ),
+}
+
+KD_T1 = dict(weight=0.5, temperature=1.0)
+
+# What differs on ImageNet; a method that is not here has no published ImageNet weight and keeps
+# CIFAR's.
+IMAGENET = {
+    # mdistiller configs/imagenet: 0.5 CE + 0.5 KL at T = 1.
+    "kd": dict(ce_weight=0.5, terms=dict(kd=KD_T1)),
+    # PaddleClas resnet34_distill_resnet18_afd.yaml: beta 50.
+    "afd": dict(ce_weight=1.0, terms=dict(kd=KD, afd=dict(weight=50.0))),
+    # mdistiller configs/imagenet: T = 1, one epoch of warm-up; beta 0.5 for ResNet-34 -> ResNet-18.
+    "dkd": alone("dkd", 1.0, warmup_epochs=1.0, alpha=1.0, beta=0.5, temperature=1.0),
+    # ReviewKD on ImageNet reads the student before the activation.
+    "reviewkd": alone("reviewkd", 1.0, warmup_epochs=1.0, student_pre=True),
+    "at_kd": dict(ce_weight=0.5, terms=dict(kd=KD_T1, at=dict(weight=1000.0))),
+    # Maps of 14x14 positions; the weight is CIFAR's, not measured on ImageNet.
+    "atkd": dict(
+        ce_weight=0.5,
+        terms=dict(kd=KD_T1, self_attention=dict(weight=50.0, max_size=14)),
+    ),
+    "atkd_poster": dict(
+        ce_weight=0.0,
+        terms=dict(
+            kd=dict(weight=1.0, temperature=1.0), self_attention=dict(weight=50.0, max_size=14)
+        ),
     ),
 }

@@ -1,0 +1,74 @@
+"""Every preset, pair and configuration file can be used."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from atkd_jax import build, methods, models
+from configs import common, pairs
+from configs import methods as presets
+
+FILES = sorted(
+    path.stem
+    for path in Path("configs").glob("*.py")
+    if path.stem not in ("__init__", "common", "methods", "pairs")
+)
+
+
+def test_every_method_has_a_preset():
+    used = {name for preset in presets.METHODS.values() for name in preset["terms"]}
+    assert used == set(methods.METHODS)
+
+
+@pytest.mark.parametrize("imagenet", [False, True])
+@pytest.mark.parametrize("name", presets.METHODS)
+def test_a_preset_makes_an_objective(name, imagenet):
+    config = common.get_config()
+    common.set_method(config, name, imagenet)
+    objective = build.objective(config, steps_per_epoch=10)
+    assert set(objective.terms) == set(config.terms)
+
+
+@pytest.mark.parametrize("table", [pairs.PAIRS, pairs.IMAGENET], ids=["cifar", "imagenet"])
+def test_every_pair_names_networks_and_methods_that_exist(table):
+    for name, pair in table.items():
+        assert {pair["teacher"], pair["student"]} <= set(models.MODELS), name
+        for method, fields in pair["methods"].items():
+            known = dict(presets.METHODS[method]["terms"][method])
+            methods.create(method, **{k: v for k, v in fields.items() if k != "weight"})
+            assert fields.keys() - {"weight"} <= known.keys() | vars(methods.create(method)).keys()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_configuration_has_only_the_common_keys(file):
+    config = importlib.import_module(f"configs.{file}").get_config()
+    ours, common_keys = config.to_dict(), common.get_config().to_dict()
+    assert ours.keys() == common_keys.keys()
+    for key, value in common_keys.items():
+        if isinstance(value, dict) and key != "terms":
+            assert ours[key].keys() == value.keys(), key
+    build.objective(config, steps_per_epoch=10)
+    build.optimizer(config, steps_per_epoch=10)
+    build.augment(config)
+
+
+def test_a_pair_changes_the_terms_of_its_method():
+    get_config = importlib.import_module("configs.cifar10").get_config
+    config = get_config("method=dkd,pair=wrn_40_2_wrn_16_2")
+    assert config.terms.dkd.beta == 6.0 and config.student == "wrn_16_2"
+    mobile = get_config("method=kd,pair=r50_mv2")
+    assert (mobile.optimizer.lr, mobile.teacher.lr) == (0.01, 0.05)
+    published = get_config("method=kd,pair=r56_r20,teacher=akamaster")
+    assert published.teacher.model == "resnet56a" and published.teacher.mean[0] == 0.485
+
+
+def test_a_misspelt_option_is_told_the_nearest():
+    get_config = importlib.import_module("configs.cifar10").get_config
+    for arg, message in {
+        "metod=kd": "did you mean 'method'",
+        "method=kdd": "did you mean 'kd'",
+        "pair=r56_r2": "did you mean 'r56_r20'",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            get_config(arg)

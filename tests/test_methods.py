@@ -62,8 +62,6 @@ VARIANTS = [
     Row("self_attention", {"scale": "sqrt_d", "heads": 2, "max_size": 4}, zero_for_equal=True),
     Row("fitnet", {"tap": "stage1", "use_relu": False}),
     Row("rtk", {"dim": 16, "select_on": "per_sample", "ema": 0.9, "resample": "softpool_map"}),
-    Row("aft", {"transfer": "attention", "rate": "first"}),
-    Row("reviewkd", {"student_pre": True}),
 ]
 every_row = pytest.mark.parametrize("row", ROWS + VARIANTS, ids=lambda row: row.name)
 

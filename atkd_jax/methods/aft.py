@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -176,5 +177,5 @@ def record(history: dict[str, Array], losses: Array, rate: str) -> dict[str, Arr
     }
     go_on = {"sum": total, "last": history["last"], "reference": history["reference"]}
     is_end = (step + 1) % n == 0
-    means = jax.tree.map(lambda a, b: jnp.where(is_end, a, b), ended, go_on)
+    means = jax.tree.map(partial(jnp.where, is_end), ended, go_on)
     return {"step": step + 1, "epoch_steps": n} | means

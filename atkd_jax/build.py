@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
@@ -20,7 +21,14 @@ DTYPES = ("float32", "bfloat16")
 
 def source(config: ConfigDict) -> Any:
     """The data set, read (in memory) or opened (streamed)."""
-    return data.load(config.data.name, data_dir=config.data.data_dir or None)
+    hosts = jax.process_count()
+    if config.batch_size % hosts:
+        raise ValueError(f"batch_size {config.batch_size} is not divisible by {hosts} hosts")
+    share = data.Share(config.batch_size // hosts, config.seed, jax.process_index(), hosts)
+    options = config.data.options.to_dict()
+    return data.load(
+        config.data.name, data_dir=config.data.data_dir or None, share=share, **options
+    )
 
 
 def augment(config: ConfigDict) -> Augment:

@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
             data=dict(
                 name="digits",  # see atkd_jax/data, or npz:PATH for your own
                 data_dir="",  # where TFDS looks; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
+                options=dict(),  # the data set's own, such as svhn's extra; see atkd_jax/data
                 augment=dict(pad=0, pad_mode="zero", flip=False, rotate=0.0, brightness=0.0),
             ),
             student="resnet8",

@@ -6,31 +6,37 @@ dropped. A file that cannot be decoded raises `tf.errors.InvalidArgumentError`.
 
 from __future__ import annotations
 
+import math
+
 from atkd_jax.data.prepared import import_tf
 
 # Random resized crops: Szegedy et al. 2015, arXiv 1409.4842, section 6; the ranges everyone uses.
 AREA = (0.08, 1.0)
 ASPECT = (3 / 4, 4 / 3)
+ATTEMPTS = 10
 
 
 def random_window(shape, seed):
     """A random part of an image of `shape` [3] -> int32 [4]: row, column, height, width.
 
-    Its share of the area is drawn from AREA and its aspect ratio from ASPECT (uniformly; PyTorch
-    draws the logarithm uniformly), ten times if need be until it fits; then it is the whole image.
+    As in torchvision's RandomResizedCrop: its share of the area is uniform in AREA, the logarithm
+    of width / height uniform in ASPECT, its place uniform; of ten draws the first that fits into
+    the image counts. If none does, it is the largest centred part of an allowed aspect ratio.
+    (TensorFlow's own sampler favours small windows: 0.37 of a 400x300 image on average, not 0.43.)
     """
     tf, _ = import_tf()
-    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        shape,
-        bounding_boxes=tf.zeros([1, 0, 4]),
-        seed=seed,
-        min_object_covered=0.0,
-        aspect_ratio_range=ASPECT,
-        area_range=AREA,
-        max_attempts=10,
-        use_image_if_no_bounding_boxes=True,
-    )
-    return tf.concat([begin[:2], size[:2]], 0)
+    size = tf.cast(shape[:2], tf.float32)  # [2]: height, width
+    u = tf.random.stateless_uniform([4, ATTEMPTS], seed)
+    area = (AREA[0] + (AREA[1] - AREA[0]) * u[0]) * size[0] * size[1]
+    low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
+    half_log = (low + (high - low) * u[1]) / 2
+    window = tf.round(tf.sqrt(area) * tf.exp(tf.stack([-half_log, half_log])))  # [2, ATTEMPTS]
+    fits = tf.reduce_all(window <= size[:, None], 0)
+    first = tf.argmax(fits)
+    largest = tf.minimum(size, tf.round(size[::-1] * [1 / ASPECT[0], ASPECT[1]]))
+    window = tf.where(fits[first], window[:, first], largest)
+    start = tf.where(fits[first], u[2:, 0] * (size - window + 1), (size - window) / 2)
+    return tf.cast(tf.concat([tf.floor(start), window], 0), tf.int32)
 
 
 def random_resized_crop(data, seed, image_size: int):

@@ -72,19 +72,23 @@ class Progress:
 
     def __init__(self, log: Log, what: str, total: int, done: int, images_per_step: int):
         self.log, self.what, self.total, self.images = log, what, total, images_per_step
-        self.first = self.done = done
+        self.done, self.first = done, None  # `first`: where the clock starts
         self.began = self.spoke = time.monotonic()
         terminal = log.active and sys.stdout.isatty()
         self.bar = tqdm(total=total, initial=done, desc=what, unit="step") if terminal else None
 
     @property
     def images_per_second(self) -> float:
-        """Of this process's share of the run, everything included."""
+        """Since the first steps were done: compilation is not in it, evaluation is."""
+        if self.first is None:
+            return 0.0
         elapsed = time.monotonic() - self.began
         return (self.done - self.first) * self.images / max(elapsed, 1e-9)
 
     def advance(self, step: int, loss: float) -> None:
         """`step` steps are done."""
+        if self.first is None:
+            self.first, self.began = step, time.monotonic()
         speed = self.images_per_second
         if self.bar is not None:
             self.bar.set_postfix_str(f"{speed:.0f} img/s, loss {loss:.3f}")

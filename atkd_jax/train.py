@@ -152,7 +152,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "last": history[-1],
         "best": best,
         "seconds": seconds,
-        "images_per_second": total * config.batch_size / seconds,
+        "images_per_second": progress.images_per_second,
         "hardware": files.hardware(),
         "versions": files.versions(),
         "config": config.to_dict(),

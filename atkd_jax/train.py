@@ -12,16 +12,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from atkd_jax import build, picture, teacher
+from atkd_jax import picture, teacher
 from atkd_jax import workdir as files
 from atkd_jax.checkpoint import Checkpoints, save_export
 from atkd_jax.evaluate import make_evaluate
-from atkd_jax.feed import make_feed
 from atkd_jax.logs import Log, Progress
 from atkd_jax.models.size import count_macs, count_params
-from atkd_jax.parallel import Parallel
+from atkd_jax.program import Program, make_program
 from atkd_jax.signals import Interrupted, stop_signal
-from atkd_jax.step import init_state, make_dispatch, make_train_step
 from atkd_jax.types import PyTree
 
 IN_FLIGHT = 2  # dispatches; more let simulated devices dead-lock and tell of a NaN too late
@@ -45,55 +43,35 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     if (finished := files.read_summary(workdir)) is not None:
         print(f"{workdir} holds a finished run: top-1 {finished['last']['top1']:.2f}")
         return finished
-    parallel = Parallel(config.parallel)
-    parallel.check_batch(config.batch_size)
-    feed = make_feed(build.source(config), parallel, config.batch_size, config.seed)
-    spec, steps_per_epoch = feed.spec, feed.steps_per_epoch
-    student = build.network(config, config.student, spec, parallel.axis_name)
-    objective = build.objective(config, steps_per_epoch, parallel.axis_name)
-    tx, aug = build.optimizer(config, steps_per_epoch), build.augment(config)
-    master = teacher.describe(config, spec) if objective.terms else None
-    seed = np.int32(config.seed)
-
-    def fresh():
-        key = jax.random.key(seed)
-        return init_state(student, master, objective, tx, spec, config.batch_size, key)
-
-    like = jax.eval_shape(fresh)  # complaints about taps and shapes come from here
-    about = {"student": describe(config.student, student, like.params["student"], spec)}
+    program = make_program(config)
+    parallel, feed, spec = program.parallel, program.feed, program.feed.spec
+    steps_per_epoch = feed.steps_per_epoch
+    about = {
+        "student": describe(config.student, program.student, program.like.params["student"], spec),
+        "method_params": count_params(program.like.params["method"]),
+    }
     teacher_variables = ()
-    if master:
-        host = teacher.load(config, master, spec, workdir, train_and_evaluate)
+    if program.teacher:
+        host = teacher.load(config, program.teacher, spec, workdir, train_and_evaluate)
         teacher_variables = parallel.place(host)
-        top1 = make_evaluate(master, feed, parallel)(teacher_variables)["top1"]
+        top1 = make_evaluate(program.teacher, feed, parallel)(teacher_variables)["top1"]
         print(f"teacher {config.teacher.model}: top-1 {top1:.2f} on the test set of {spec.name}")
         teacher.check_top1(config, top1)
-        about["teacher"] = describe(config.teacher.model, master, host["params"], spec)
+        about["teacher"] = describe(config.teacher.model, program.teacher, host["params"], spec)
         about["teacher"]["top1"] = top1
 
     files.write_json(workdir / "config.json", config.to_dict())
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
     if (step := checkpoints.latest()) is None:
         step, meta = 0, {"sums": {}, "history": [], "seconds": 0.0}
-        state = parallel.init(fresh)
+        state = program.fresh()
     else:
-        state, meta = checkpoints.restore(step, like, parallel.replicated)
+        state, meta = checkpoints.restore(step, program.like, parallel.replicated)
         print(f"going on from step {step}")
     sums, history, began = meta["sums"], meta["history"], time.monotonic() - meta["seconds"]
 
-    per_dispatch = config.steps_per_dispatch or parallel.steps_per_dispatch
-    dispatch = parallel.spmd(
-        make_dispatch(
-            make_train_step(student, master, objective, tx, aug, parallel.axis),
-            feed.fetch,
-            in_loop=per_dispatch > 1,
-        ),
-        spread=(3,),
-        donate=(0,),
-    )
-    evaluate = make_evaluate(student, feed, parallel)
-    lr = build.schedule(config, steps_per_epoch)
-    total = config.epochs * steps_per_epoch
+    evaluate = make_evaluate(program.student, feed, parallel)
+    total, seed = config.epochs * steps_per_epoch, np.int32(config.seed)
     log = Log(workdir, step)
     progress = Progress(log, config.student, total, step, config.batch_size)
     pending: deque = deque()
@@ -116,8 +94,10 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     with closing(checkpoints), closing(log), closing(progress), stop_signal() as stop:
         for epoch in range(step // steps_per_epoch, config.epochs):
-            for stack, start, end in feed.train(epoch, step % steps_per_epoch, per_dispatch):
-                state, part, last = dispatch(
+            for stack, start, end in feed.train(
+                epoch, step % steps_per_epoch, program.steps_per_dispatch
+            ):
+                state, part, last = program.dispatch(
                     state, teacher_variables, feed.train_data, stack, start, end, seed
                 )
                 before, step = step, step + end - start
@@ -138,45 +118,30 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                 epoch + 1,
                 {f"train/{key}": float(mean) for key, mean in means.items() if not mean.ndim}
                 | {f"test/{key}": value for key, value in test.items()}
-                | {"lr": float(lr(step - 1)), "images_per_second": progress.images_per_second},
+                | {
+                    "lr": float(program.lr(step - 1)),
+                    "images_per_second": progress.images_per_second,
+                },
             )
             sums = {}
             if (epoch + 1) % config.checkpoint.every_epochs == 0 or epoch + 1 == config.epochs:
                 save()
 
-    seconds = time.monotonic() - began
-    best = max(history, key=lambda row: row["top1"])
-    result = {
-        **about,
+    variables = student_variables(state)
+    save_export(workdir / "export", variables, export_meta(config, program, history))
+    if program.teacher:
+        draw(workdir / "attention.png", config, program, teacher_variables, variables)
+    result = about | {
         "data": spec.name,
+        "class_names": spec.class_names,
         "last": history[-1],
-        "best": best,
-        "seconds": seconds,
+        "best": max(history, key=lambda row: row["top1"]),
+        "seconds": time.monotonic() - began,
         "images_per_second": progress.images_per_second,
         "hardware": files.hardware(),
         "versions": files.versions(),
         "config": config.to_dict(),
     }
-    meta = {
-        "model": config.student,
-        "num_classes": spec.num_classes,
-        "class_names": spec.class_names,
-        "data": spec.name,
-        "mean": student.mean,
-        "std": student.std,
-        "top1": history[-1]["top1"],
-    }
-    save_export(workdir / "export", student_variables(state), meta)
-    if master:
-        image, label = feed.sample(PICTURED)
-        maps = {
-            f"teacher {config.teacher.model}": picture.attention(master, teacher_variables, image),
-            f"student {config.student}": picture.attention(
-                student, student_variables(state), image
-            ),
-        }
-        names = [spec.class_names[k] for k in label]
-        picture.write_attention(workdir / "attention.png", image, names, maps)
     files.write_json(workdir / "summary.json", result)
     return result
 
@@ -190,6 +155,35 @@ def describe(name: str, network, params: PyTree, spec) -> dict[str, Any]:
     """A network in numbers."""
     macs = count_macs(network.module, spec.image_shape)
     return {"model": name, "params": count_params(params), "macs": macs}
+
+
+def export_meta(config: ConfigDict, program: Program, history: list[dict]) -> dict[str, Any]:
+    """What another program needs to use the exported student."""
+    spec = program.feed.spec
+    return {
+        "model": config.student,
+        "num_classes": spec.num_classes,
+        "class_names": spec.class_names,
+        "data": spec.name,
+        "image_shape": spec.image_shape,
+        "mean": program.student.mean,
+        "std": program.student.std,
+        "top1": history[-1]["top1"],
+    }
+
+
+def draw(
+    path: Path, config: ConfigDict, program: Program, teacher_variables: PyTree, variables: PyTree
+) -> None:
+    """Where teacher and student are active on a few test images."""
+    image, label = program.feed.sample(PICTURED)
+    attention = picture.attention
+    maps = {
+        f"teacher {config.teacher.model}": attention(program.teacher, teacher_variables, image),
+        f"student {config.student}": attention(program.student, variables, image),
+    }
+    names = [program.feed.spec.class_names[k] for k in label]
+    picture.write_attention(path, image, names, maps)
 
 
 def check_finite(last: dict[str, np.ndarray], checkpoints: Checkpoints) -> None:

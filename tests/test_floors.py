@@ -12,7 +12,7 @@ FLOORS = [
     ["step"],
     ["parallel", "checkpoint", "logs", "signals", "workdir", "picture", "build"],
     ["feed", "teacher"],
-    ["evaluate"],
+    ["evaluate", "program"],
     ["train"],
     ["main"],
 ]

@@ -1,0 +1,76 @@
+"""What a configuration means: data on the devices, two networks, and the compiled step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from atkd_jax import build, teacher
+from atkd_jax.feed import MemoryFeed, StreamFeed, make_feed
+from atkd_jax.parallel import Parallel
+from atkd_jax.step import Network, init_state, make_dispatch, make_train_step
+from atkd_jax.types import PyTree, TrainState
+
+
+class Program(NamedTuple):
+    """Everything that training needs but weights.
+
+    Attributes:
+      parallel: the devices.
+      feed: the data.
+      student, teacher: the networks; no teacher if no term asks for one.
+      fresh: () -> TrainState at step 0, replicated.
+      like: shapes and dtypes of a TrainState.
+      dispatch: (state, teacher_variables, data, stack, start, stop, seed) -> (state, sums, last),
+        see `step.make_dispatch`; the state's buffers are donated.
+      steps_per_dispatch: how many steps it may be asked for at once.
+      lr: learning rate as a function of the step.
+    """
+
+    parallel: Parallel
+    feed: MemoryFeed | StreamFeed
+    student: Network
+    teacher: Network | None
+    fresh: Callable[[], TrainState]
+    like: PyTree
+    dispatch: Callable
+    steps_per_dispatch: int
+    lr: Callable
+
+
+def make_program(config: ConfigDict) -> Program:
+    """Reads the data and builds the rest; compiles nothing yet.
+
+    Raises:
+      ValueError: something in the configuration is unknown or does not fit.
+    """
+    parallel = Parallel(config.parallel)
+    parallel.check_batch(config.batch_size)
+    feed = make_feed(build.source(config), parallel, config.batch_size, config.seed)
+    student = build.network(config, config.student, feed.spec, parallel.axis_name)
+    objective = build.objective(config, feed.steps_per_epoch, parallel.axis_name)
+    master = teacher.describe(config, feed.spec) if objective.terms else None
+    tx = build.optimizer(config, feed.steps_per_epoch)
+    step = make_train_step(student, master, objective, tx, build.augment(config), parallel.axis)
+    steps = config.steps_per_dispatch or parallel.steps_per_dispatch
+    dispatch = make_dispatch(step, feed.fetch, in_loop=steps > 1)
+
+    def fresh():
+        key = jax.random.key(np.int32(config.seed))
+        return init_state(student, master, objective, tx, feed.spec, config.batch_size, key)
+
+    return Program(
+        parallel=parallel,
+        feed=feed,
+        student=student,
+        teacher=master,
+        fresh=lambda: parallel.init(fresh),
+        like=jax.eval_shape(fresh),  # complaints about taps and shapes come from here
+        dispatch=parallel.spmd(dispatch, spread=(3,), donate=(0,)),
+        steps_per_dispatch=steps,
+        lr=build.schedule(config, feed.steps_per_epoch),
+    )

@@ -113,16 +113,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             history.append({"epoch": epoch + 1} | test)
             means = {key: value / steps_per_epoch for key, value in sums.items()}
             files.write_arrays(workdir, epoch, means)
-            log.epoch(
-                step,
-                epoch + 1,
-                {f"train/{key}": float(mean) for key, mean in means.items() if not mean.ndim}
-                | {f"test/{key}": value for key, value in test.items()}
-                | {
-                    "lr": float(program.lr(step - 1)),
-                    "images_per_second": progress.images_per_second,
-                },
-            )
+            row = {f"train/{key}": float(mean) for key, mean in means.items() if not mean.ndim}
+            row |= {f"test/{key}": value for key, value in test.items()}
+            row |= {"lr": float(program.lr(step - 1))}
+            row |= {"images_per_second": progress.images_per_second}
+            log.epoch(step, epoch + 1, row)
             sums = {}
             if (epoch + 1) % config.checkpoint.every_epochs == 0 or epoch + 1 == config.epochs:
                 save()

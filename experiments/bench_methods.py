@@ -1,0 +1,99 @@
+"""What each method costs a step: time, parameters, state and memory, beside plain CE.
+
+    python -m experiments.bench_methods [--teacher=resnet56] [--student=resnet20] [--methods=kd,at]
+
+Random images of CIFAR-10's size, batch 64, weights as initialised: cost does not depend on either.
+The ratio is what counts; it is taken within one run. A step is timed by itself, compilation apart,
+as the median of `--steps` of them. Peak memory is what XLA plans for: arguments, results and
+temporaries of one step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from atkd_jax.main import cache_compilations
+from atkd_jax.models.size import count_params
+from atkd_jax.program import Program, make_program
+from configs import common, methods
+
+BATCH, CLASSES, EXAMPLES = 64, 10, 50_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--teacher", default="resnet56")
+    parser.add_argument("--student", default="resnet20")
+    parser.add_argument("--methods", default=",".join(methods.METHODS))
+    parser.add_argument("--steps", type=int, default=20)
+    args = parser.parse_args()
+    cache_compilations()
+    print(f"{args.teacher} -> {args.student}, batch {BATCH}, {jax.devices()[0].device_kind}\n")
+    print("| method | ms / step | x CE | extra parameters | state bytes | peak MiB |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_images(Path(folder) / "images.npz")
+        plain = None
+        for method in ["none", *filter(lambda m: m != "none", args.methods.split(","))]:
+            config = common.get_config()
+            config.data.name = f"npz:{data}"
+            config.data.augment.update(pad=4, flip=True)
+            common.set_method(config, method)
+            config.teacher.model, config.student = args.teacher, args.student
+            row = measure(make_program(config), args.steps)
+            plain = plain or row["ms"]
+            print(
+                f"| {method} | {row['ms']:.1f} | {row['ms'] / plain:.2f} | {row['params']:,} |"
+                f" {row['state']:,} | {row['peak'] / 2**20:.0f} |",
+                flush=True,
+            )
+
+
+def write_images(path: Path) -> Path:
+    """Noise with as many examples as CIFAR-10, since CRD's memory bank grows with them."""
+    rng = np.random.RandomState(0)
+    image = rng.randint(0, 256, (EXAMPLES, 32, 32, 3)).astype(np.uint8)
+    label = np.arange(EXAMPLES) % CLASSES
+    np.savez(path, x_train=image, y_train=label, x_test=image[:64], y_test=label[:64])
+    return path
+
+
+def measure(program: Program, steps: int) -> dict[str, float]:
+    """Milliseconds of a step, parameters and state of the method, and the memory of the step."""
+    key = jax.random.key(1)
+    image = np.zeros((1, *program.feed.spec.image_shape), np.float32)
+    teacher = ()
+    if program.teacher:
+        teacher = program.parallel.init(lambda: program.teacher.module.init(key, image))
+    state = program.fresh()
+    size = sum(x.nbytes for x in jax.tree.leaves(state.method_state))
+    params = count_params(state.params["method"])
+    stack, start, stop = next(program.feed.train(0, 0, program.steps_per_dispatch))
+    rest = (teacher, program.feed.train_data, stack, start, stop, np.int32(0))
+    dispatch = program.dispatch.lower(state, *rest).compile()
+    memory = dispatch.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    times = []
+    for _ in range(steps + 2):
+        began = time.perf_counter()
+        state, _, last = dispatch(state, *rest)
+        jax.block_until_ready((state, last))
+        times.append((time.perf_counter() - began) / (stop - start))
+    return {
+        "ms": 1000 * statistics.median(times[2:]),
+        "params": params,
+        "state": size,
+        "peak": peak - program.feed.train_data[0].nbytes - program.feed.train_data[1].nbytes,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python -m experiments.demo
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ from atkd_jax.methods.rtk import soft_pool
 from atkd_jax.types import ModelOut
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-RTOL = 1e-5  # of the loss, and of the largest entry of a gradient
+RTOL = 1e-5  # of the loss, and of the largest entry of a gradient; measured: 1e-6
 KEY = jax.random.key(0)
 LOGITS = np.zeros((4, 10), np.float32)
 

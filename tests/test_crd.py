@@ -12,7 +12,7 @@ from atkd_jax.methods import Extras, crd
 from atkd_jax.types import Batch, DataSpec, ModelOut
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-RTOL = 1e-5  # of the loss and of Z, and of the largest entry of a gradient and of a bank
+RTOL = 1e-5  # of loss and Z, and of a gradient's or bank's largest entry; measured: 5e-7
 KEY = jax.random.key(0)
 
 

@@ -13,7 +13,7 @@ from atkd_jax.methods.reviewkd import hierarchical_context_loss, nearest_resize
 from atkd_jax.types import ModelOut
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-RTOL = 1e-5  # of the loss, and of the largest entry of a gradient
+RTOL = 1e-5  # of the loss, and of the largest entry of a gradient; measured: 1e-6
 
 
 def golden_weights(d) -> Extras:

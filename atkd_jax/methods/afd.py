@@ -25,12 +25,15 @@ class AFD(Method):
     T teacher blocks t_i and S student blocks s_j, maps of any size:
 
         q_i    = BN(W_i GAP(t_i))             k_j = relu(BN(W_j GAP(s_j)))              [B, d]
-        z_ij   = (<BN(W_ij k_j), q_i> + <p_i, p_j>) / sqrt(d),    W_ij the same for all j
-        a_i    = softmax_j(z_i)                                                      [B, T, S]
-        v(F)   = l2n(vec mean_c F^2), the student's maps average-pooled to t_i's     [B, H_i W_i]
+        z_ij   = (<BN(V_i k_j), q_i> + <p_i, p_j>) / sqrt(d)
+        a_i    = softmax_j(z_ij)                                                     [B, T, S]
+        v(F)   = l2n(vec mean_c F^2), the student's pooled or repeated to t_i's size [B, H_i W_i]
         L      = sum_i mean_b sum_j a_ij mean_{hw} (v(s_j) - v(t_i))^2
 
-    Published weight: 200 beside 0.9 of kd with T = 4 (CIFAR-100); 50 on ImageNet (PaddleClas).
+    W, V and p are learned; V_i is shared by all student blocks. Published weight: 200 beside 0.9 of
+    kd with T = 4 (CIFAR-100, the authors); 50 on ImageNet (PaddleClas).
+
+    Metrics: attention [S, T], the batch's mean.
 
     Attributes:
       dim: d.

@@ -4,9 +4,9 @@ Every example draws its own parameters from `fold_in(rng, position)`, its place 
 so that the result does not depend on how the batch is spread over devices. Operations are written
 for one image [H, W, 3] with their parameters as arguments and mapped over the batch.
 
-`augment` applies what is asked for in this order: flip, rotation, crop, brightness. All of it acts
-on raw pixels; normalisation comes after, so a zero-padded border is black, as in the CIFAR recipe
-of RepDistiller (Tian et al. 2020, arXiv 1910.10699).
+`augment` applies what is asked for in this order: flip, rotation, crop, RandAugment, brightness.
+All of it acts on raw pixels; normalisation comes after, so a zero-padded border is black, as in the
+CIFAR recipe of RepDistiller (Tian et al. 2020, arXiv 1910.10699).
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from atkd_jax.data.geometry import PAD_MODES, crop, rotate
+from atkd_jax.data.randaugment import randaugment
 from atkd_jax.types import Array
 
-PAD_MODES = {"zero": "constant", "reflect": "reflect"}
 # Which parameter a key is for; new ones go to the end, or old runs change.
-ROTATE, CROP, FLIP, BRIGHTNESS = range(4)
+ROTATE, CROP, FLIP, BRIGHTNESS, RANDAUGMENT = range(5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Augment:
       pad_mode: "zero" (black) or "reflect" (mirrored without repeating the edge).
       flip: mirror left and right with probability 1/2.
       rotate: largest angle in degrees; the angle is uniform in -rotate..rotate.
+      randaugment: how many random operations of RandAugment an image goes through.
+      magnitude: how strong they are, 0..30.
       brightness: pixels are multiplied by a factor uniform in 1-brightness..1+brightness and
         clipped.
     """
@@ -43,6 +46,8 @@ class Augment:
     pad_mode: str = "zero"
     flip: bool = False
     rotate: float = 0.0
+    randaugment: int = 0
+    magnitude: float = 9.0
     brightness: float = 0.0
 
     def __post_init__(self):
@@ -52,6 +57,10 @@ class Augment:
             raise ValueError(f"pad {self.pad} is negative")
         if not 0 <= self.rotate <= 180:
             raise ValueError(f"rotate {self.rotate} is not in 0..180 degrees")
+        if self.randaugment < 0:
+            raise ValueError(f"randaugment {self.randaugment} is a negative number of operations")
+        if not 0 <= self.magnitude <= 30:
+            raise ValueError(f"magnitude {self.magnitude} is not in 0..30")
         if not 0 <= self.brightness <= 1:
             raise ValueError(f"brightness {self.brightness} is not in 0..1")
 
@@ -87,7 +96,11 @@ def _augment_one(key: Array, image: Array, spec: Augment) -> Array:
         image = rotate(image.astype(jnp.float32), draw_angle(key, spec))
     if spec.pad:
         image = crop(image, draw_offset(key, spec), spec.pad, spec.pad_mode)
-    image = image.astype(jnp.float32) / 255.0
+    image = image.astype(jnp.float32)
+    if spec.randaugment:
+        rng = jax.random.fold_in(key, RANDAUGMENT)
+        image = randaugment(rng, image, spec.randaugment, spec.magnitude)
+    image = image / 255.0
     if spec.brightness:
         image = jnp.clip(image * draw_factor(key, spec), 0.0, 1.0)
     return image
@@ -113,51 +126,6 @@ def draw_factor(key: Array, spec: Augment) -> Array:
     """[] float32."""
     key = jax.random.fold_in(key, BRIGHTNESS)
     return jax.random.uniform(key, (), minval=1 - spec.brightness, maxval=1 + spec.brightness)
-
-
-def crop(image: Array, offset: Array, pad: int, pad_mode: str = "zero") -> Array:
-    """Pads by `pad` on all sides and cuts the original size out at `offset` = (row, column)."""
-    padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)), PAD_MODES[pad_mode])
-    return jax.lax.dynamic_slice(padded, (offset[0], offset[1], 0), image.shape)
-
-
-def rotate(image: Array, degrees: Array) -> Array:
-    """Turns [H, W, 3] floats counter-clockwise about the centre; what was outside is black.
-
-    Bilinear, with Pillow's conventions (`Image.rotate(degrees, BILINEAR)`): a pixel whose centre
-    comes from outside the image is black, one from within half a pixel of the edge takes the edge.
-    """
-    cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
-    return warp(image, jnp.array([[cos, -sin], [sin, cos]]), jnp.zeros(2))
-
-
-def warp(image: Array, matrix: Array, shift: Array) -> Array:
-    """Samples [H, W, 3] floats at the places that an affine map sends every output pixel to.
-
-    Args:
-      matrix: [2, 2]; the output pixel at (x, y), measured from the image's centre, is read at
-        matrix @ (x, y) + shift.
-      shift: [2], pixels, (x, y).
-    """
-    height, width, _ = image.shape
-    x = jnp.arange(width) - (width - 1) / 2
-    y = jnp.arange(height) - (height - 1) / 2
-    x, y = jnp.meshgrid(x, y)  # [H, W]
-    # Coordinates of the source pixel's centre: 0 is the middle of the first pixel.
-    u = matrix[0, 0] * x + matrix[0, 1] * y + shift[0] + (width - 1) / 2
-    v = matrix[1, 0] * x + matrix[1, 1] * y + shift[1] + (height - 1) / 2
-    inside = (u >= -0.5) & (u < width - 0.5) & (v >= -0.5) & (v < height - 0.5)
-    u0, v0 = jnp.floor(u), jnp.floor(v)
-    du, dv = (u - u0)[..., None], (v - v0)[..., None]
-
-    def at(row: Array, column: Array) -> Array:
-        row = jnp.clip(row, 0, height - 1).astype(jnp.int32)
-        column = jnp.clip(column, 0, width - 1).astype(jnp.int32)
-        return image[row, column]  # [H, W, 3]
-
-    top = (1 - du) * at(v0, u0) + du * at(v0, u0 + 1)
-    bottom = (1 - du) * at(v0 + 1, u0) + du * at(v0 + 1, u0 + 1)
-    return jnp.where(inside[..., None], (1 - dv) * top + dv * bottom, 0.0)
 
 
 def normalize(image: Array, mean: Sequence[float], std: Sequence[float]) -> Array:

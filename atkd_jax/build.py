@@ -69,18 +69,24 @@ def objective(config: ConfigDict, steps_per_epoch: int, axis_name: str | None = 
         if hasattr(method, "axis_name"):
             method = dataclasses.replace(method, axis_name=axis_name)
         terms[name] = Term(weight, method)
-    return Objective(config.ce_weight, terms)
+    return Objective(config.ce_weight, terms, config.label_smoothing)
 
 
 def schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """Learning rate as a function of the step."""
+    """Learning rate as a function of the step.
+
+    With `optimizer.reference_batch`, `optimizer.lr` is that of a batch of so many examples and
+    grows with the batch (the linear rule of Goyal et al. 2017, arXiv 1706.02677).
+    """
     fields = config.schedule.to_dict()
-    name = fields.pop("name")
-    return optim.make_schedule(name, config.optimizer.lr, config.epochs, steps_per_epoch, **fields)
+    name, lr = fields.pop("name"), config.optimizer.lr
+    if config.optimizer.reference_batch:
+        lr *= config.batch_size / config.optimizer.reference_batch
+    return optim.make_schedule(name, lr, config.epochs, steps_per_epoch, **fields)
 
 
 def optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
     """One optimiser for the student and for what the methods learn."""
     fields = config.optimizer.to_dict()
-    name, _ = fields.pop("name"), fields.pop("lr")
+    name, _, _ = (fields.pop(key) for key in ("name", "lr", "reference_batch"))
     return optim.make_optimizer(name, schedule(config, steps_per_epoch), **fields)

@@ -29,12 +29,18 @@ class Term:
         return self.weight(step) if callable(self.weight) else self.weight
 
 
-def cross_entropy(logits: Array, label: Array) -> Array:
-    """Mean cross-entropy of logits [B, K] and labels: [B] class numbers or [B, K] probabilities."""
+def cross_entropy(logits: Array, label: Array, smoothing: float = 0.0) -> Array:
+    """Mean cross-entropy of logits [B, K] and labels: [B] class numbers or [B, K] probabilities.
+
+    A part `smoothing` of every label is spread evenly over all K classes (Szegedy et al. 2016,
+    arXiv 1512.00567, section 7).
+    """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     if label.ndim == 1:
-        return -jnp.mean(jnp.take_along_axis(log_p, label[:, None], axis=1))
-    return -jnp.mean(jnp.sum(label * log_p, axis=1))
+        ce = -jnp.mean(jnp.take_along_axis(log_p, label[:, None], axis=1))
+    else:
+        ce = -jnp.mean(jnp.sum(label * log_p, axis=1))
+    return (1 - smoothing) * ce - smoothing * jnp.mean(log_p) if smoothing else ce
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +50,17 @@ class Objective:
     Attributes:
       ce_weight: weight of the cross-entropy with the labels.
       terms: name -> Term; empty means that no teacher is needed.
+      label_smoothing: what part of a label goes to all classes alike; in the cross-entropy only,
+        methods see the labels as they are.
     """
 
     ce_weight: float = 1.0
     terms: Mapping[str, Term] = dataclasses.field(default_factory=dict)
+    label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing {self.label_smoothing} is not in 0..1, below 1")
 
     def init(self, rng: Array, t: ModelOut | None, s: ModelOut, data: DataSpec) -> Extras:
         """Params and state of every term, under the terms' names. Shapes of the global batch."""
@@ -82,7 +95,7 @@ class Objective:
         """
         t = jax.lax.stop_gradient(t)
         everyone = None
-        ce = cross_entropy(s.logits, batch.label)
+        ce = cross_entropy(s.logits, batch.label, self.label_smoothing)
         total = self.ce_weight * ce
         state, metrics = {}, {"ce": ce}
         for i, (name, term) in enumerate(self.terms.items()):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from atkd_jax.errors import check_known
+from atkd_jax.types import PyTree
 
-SCHEDULES = ("constant", "step", "cosine", "onecycle")
+SCHEDULES = ("constant", "step", "exponential", "cosine", "onecycle")
 OPTIMIZERS = ("sgd", "adamw", "rmsprop")
 
 
@@ -26,7 +29,8 @@ def make_schedule(
 
     Args:
       name: "constant"; "step": times `factor` once `milestones` epochs are done, so with milestone
-        150 the 151st epoch is the first with the lower rate (as in RepDistiller); "cosine": to 0;
+        150 the 151st epoch is the first with the lower rate (as in RepDistiller); "exponential":
+        times `factor` after every epoch (MobileNetV2's 0.98, arXiv 1801.04381); "cosine": to 0;
         "onecycle": linear up over `warmup_epochs`, then linear down to 0.
       lr: the peak.
       epochs, steps_per_epoch: of the whole run.
@@ -37,6 +41,8 @@ def make_schedule(
     if name == "step":
         after = {round(m * steps_per_epoch) - warmup: factor for m in milestones}
         main = optax.piecewise_constant_schedule(lr, after)
+    elif name == "exponential":
+        main = optax.exponential_decay(lr, steps_per_epoch, factor, staircase=True)
     elif name == "cosine":
         main = optax.cosine_decay_schedule(lr, max(1, total - warmup))
     elif name == "onecycle":
@@ -55,15 +61,38 @@ def make_optimizer(
     momentum: float = 0.9,
     nesterov: bool = False,
     weight_decay: float = 0.0,
+    decay_all: bool = True,
+    rms_decay: float = 0.9,
+    rms_eps: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
 ) -> optax.GradientTransformation:
     """SGD and RMSprop with L2 added to the gradient (PyTorch's `weight_decay`), or AdamW.
 
-    Decay applies to every parameter, batch norm and biases too, as in the benchmark's code.
+    Args:
+      lr: learning rate of a step.
+      momentum, nesterov: of SGD and RMSprop.
+      weight_decay: AdamW's is decoupled, that is, times the rate but not part of the gradient.
+      decay_all: decay every parameter, as the CRD benchmark's code does; else only those of two
+        axes and more, which leaves batch norm and biases alone (He et al. 2018, arXiv 1812.01187).
+      rms_decay, rms_eps: of RMSprop's mean square. It is TensorFlow's RMSprop, which MobileNets are
+        trained with: the mean square starts at 1, epsilon is inside the root, and momentum sums
+        steps that have been multiplied by the rate.
+      betas: of AdamW.
     """
     check_known("optimizer", name, OPTIMIZERS)
+    mask = None if decay_all else _matrices
     if name == "adamw":
-        return optax.adamw(lr, weight_decay=weight_decay)
-    decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
+        b1, b2 = betas
+        return optax.adamw(lr, b1, b2, weight_decay=weight_decay, mask=mask)
+    decay = optax.add_decayed_weights(weight_decay, mask) if weight_decay else optax.identity()
+    momentum = momentum or None
     if name == "rmsprop":
-        return optax.chain(decay, optax.rmsprop(lr, momentum=momentum))
-    return optax.chain(decay, optax.sgd(lr, momentum=momentum or None, nesterov=nesterov))
+        rms = optax.rmsprop(
+            lr, rms_decay, rms_eps, initial_scale=1.0, momentum=momentum, nesterov=nesterov
+        )
+        return optax.chain(decay, rms)
+    return optax.chain(decay, optax.sgd(lr, momentum=momentum, nesterov=nesterov))
+
+
+def _matrices(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -48,20 +48,48 @@ def make_program(config: ConfigDict) -> Program:
     Raises:
       ValueError: something in the configuration is unknown or does not fit.
     """
+    parallel = make_parallel(config)
+    feed = make_feed(build.source(config), parallel, config.batch_size, config.seed)
+    return assemble(config, parallel, feed)
+
+
+def make_parallel(config: ConfigDict) -> Parallel:
+    """The devices; ValueError if the batch cannot be spread over them."""
     parallel = Parallel(config.parallel)
     parallel.check_batch(config.batch_size)
-    feed = make_feed(build.source(config), parallel, config.batch_size, config.seed)
-    student = build.network(config, config.student, feed.spec, parallel.axis_name)
+    parts = len(parallel.devices) * config.accumulate
+    if config.accumulate < 1 or config.batch_size % parts:
+        raise ValueError(
+            f"batch_size {config.batch_size} is not divisible by {len(parallel.devices)} devices"
+            f" times accumulate {config.accumulate}; choose a multiple of {parts}"
+        )
+    return parallel
+
+
+def assemble(config: ConfigDict, parallel: Parallel, feed: Any) -> Program:
+    """Everything but the data, of which `spec`, `steps_per_epoch` and `fetch` are needed here."""
+    bn_axis = parallel.axis_name if config.sync_batch_norm else None
+    student = build.network(config, config.student, feed.spec, bn_axis)
     objective = build.objective(config, feed.steps_per_epoch, parallel.axis_name)
     master = teacher.describe(config, feed.spec) if objective.terms else None
     tx = build.optimizer(config, feed.steps_per_epoch)
-    step = make_train_step(student, master, objective, tx, build.augment(config), parallel.axis)
+    step = make_train_step(
+        student,
+        master,
+        objective,
+        tx,
+        build.augment(config),
+        parallel.axis,
+        accumulate=config.accumulate,
+        ema=config.ema,
+    )
     steps = config.steps_per_dispatch or parallel.steps_per_dispatch
     dispatch = make_dispatch(step, feed.fetch, in_loop=steps > 1)
 
     def fresh():
         key = jax.random.key(np.int32(config.seed))
-        return init_state(student, master, objective, tx, feed.spec, config.batch_size, key)
+        seen = config.batch_size // config.accumulate
+        return init_state(student, master, objective, tx, feed.spec, seen, key, bool(config.ema))
 
     return Program(
         parallel=parallel,

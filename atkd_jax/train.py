@@ -20,6 +20,7 @@ from atkd_jax.logs import Log, Progress
 from atkd_jax.models.size import count_macs, count_params
 from atkd_jax.program import Program, make_program
 from atkd_jax.signals import Interrupted, stop_signal
+from atkd_jax.step import student_variables
 from atkd_jax.types import PyTree
 
 IN_FLIGHT = 2  # dispatches; more let simulated devices dead-lock and tell of a NaN too late
@@ -139,11 +140,6 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     }
     files.write_json(workdir / "summary.json", result)
     return result
-
-
-def student_variables(state) -> PyTree:
-    """What the student's module takes."""
-    return {"params": state.params["student"], "batch_stats": state.batch_stats}
 
 
 def describe(name: str, network, params: PyTree, spec) -> dict[str, Any]:

@@ -87,6 +87,7 @@ class TrainState:
       batch_stats: the student's batch norm statistics.
       method_state: {term: ...}, what methods carry from step to step (CRD's memory bank).
       opt_state: optax's.
+      ema: {"params", "batch_stats"} of the student, averaged over the steps, or {} for none.
     """
 
     step: Array
@@ -94,3 +95,4 @@ class TrainState:
     batch_stats: PyTree
     method_state: PyTree
     opt_state: PyTree
+    ema: PyTree

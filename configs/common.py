@@ -28,13 +28,28 @@ def get_config() -> ConfigDict:
                 lr=0.0,
             ),
             ce_weight=1.0,
+            label_smoothing=0.0,  # of the cross-entropy with the labels
             terms=dict(),  # method -> {weight, warmup_epochs, the method's own fields}
             batch_size=64,  # of all devices together
+            accumulate=1,  # micro-batches that a device makes of its part, to save memory
             epochs=240,
-            optimizer=dict(name="sgd", lr=0.05, momentum=0.9, nesterov=False, weight_decay=5e-4),
+            optimizer=dict(
+                name="sgd",  # or adamw, rmsprop; see atkd_jax/optim.py
+                lr=0.05,
+                reference_batch=0,  # the batch that lr is meant for, then scaled; 0: as it is
+                momentum=0.9,
+                nesterov=False,
+                weight_decay=5e-4,
+                decay_all=True,  # else not batch norm and biases
+                rms_decay=0.9,
+                rms_eps=1e-3,
+                betas=(0.9, 0.999),
+            ),
             schedule=dict(name="step", milestones=(150, 180, 210), factor=0.1, warmup_epochs=0.0),
-            dtype="float32",  # of the computation; parameters and losses are float32 always
-            parallel="shard_map",
+            ema=0.0,  # decay of the student's average, which is then tested and exported; 0: none
+            dtype="float32",  # or bfloat16, of the networks; parameters and losses are float32
+            parallel="shard_map",  # or pmap, none
+            sync_batch_norm=True,  # else every device normalises with statistics of its own part
             steps_per_dispatch=0,  # 0: one on CPU, 50 elsewhere
             checkpoint=dict(every_epochs=1, every_steps=0, keep=2),
         )

@@ -1,5 +1,6 @@
 """Streams: the same pictures as Pillow shows, every example counted, resumed without decoding."""
 
+import dataclasses
 import logging
 
 import jax
@@ -15,7 +16,7 @@ from atkd_jax.data.prefetch import Waiting, prefetch
 from atkd_jax.data.prepared import import_tf
 
 SIZE = 8
-TRAIN, TEST = 26, 10
+TRAIN, TEST = 26, 5
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +72,10 @@ def test_an_epoch_shows_every_example_at_most_once(load):
 def test_index_is_the_examples_own_number(load, files):
     """Labels by index are the same in every epoch, and are the data set's."""
     label = np.full(TRAIN, -1)
-    for epoch in range(3):
+    for epoch in range(2):
         for batch in load(2).train(epoch):
-            assert np.isin(label[batch.index], [-1, *batch.label]).all()
+            met = label[batch.index] >= 0
+            np.testing.assert_array_equal(label[batch.index][met], batch.label[met])
             label[batch.index] = batch.label
     source = load(2)
     expected = source.spec.train_label
@@ -106,7 +108,7 @@ def test_windows_are_a_function_of_the_example(load):
                     np.testing.assert_array_equal(image, one[int(i)])
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 3])
+@pytest.mark.parametrize("hosts", [1, 3])
 def test_hosts_share_an_epoch_and_never_an_example(load, hosts):
     sources = [load(4, 0, host, hosts) for host in range(hosts)]
     epochs = [list(source.train(0)) for source in sources]
@@ -115,7 +117,7 @@ def test_hosts_share_an_epoch_and_never_an_example(load, hosts):
     assert len(np.unique(index)) == len(index) == TRAIN // (4 * hosts) * 4 * hosts
 
 
-@pytest.mark.parametrize(("hosts", "size"), [(1, 4), (1, 10), (3, 2), (4, 4), (11, 2)])
+@pytest.mark.parametrize(("hosts", "size"), [(1, 2), (1, 5), (2, 2), (6, 2)])
 def test_evaluation_shows_every_example_once_on_any_hosts(load, hosts, size):
     seen, steps = [], set()
     for host in range(hosts):
@@ -135,7 +137,7 @@ def test_a_folder_gives_the_same_global_batches_on_any_number_of_hosts(files):
         ]
         return [np.concatenate([part.index for part in parts]) for parts in zip(*epochs)]  # noqa: B905
 
-    same(batches(1), batches(4))
+    same(batches(1), batches(2))
 
 
 def twin(path, size, ratio):
@@ -258,7 +260,7 @@ def test_a_corrupt_image_is_skipped_counted_and_named(tmp_path, monkeypatch, cap
 
 
 def test_a_corrupt_test_image_is_shown_black_and_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "MAX_CORRUPT", 0.1)
+    monkeypatch.setattr(stream, "MAX_CORRUPT", 0.2)
     name = broken_folder(tmp_path, "val/ant/003.jpg")
     source = data.load(name, share=data.Share(4), image_size=SIZE)
     batches = list(source.test())
@@ -290,6 +292,13 @@ def test_damaged_tfds_files_are_an_error(tmp_path):
     file.unlink()
     with pytest.raises(ValueError, match="1 files are missing, first cut_jpeg-train"):
         data.load("tfds:cut_jpeg", **options)
+
+
+def test_labels_out_of_range_are_an_error(load):
+    source = load(4)
+    few = dataclasses.replace(source.spec, class_names=("ant", "bee"))
+    with pytest.raises(ValueError, match=r"have label 2, not in 0\.\.1"):
+        list(dataclasses.replace(source, spec=few).train(0))
 
 
 def test_imagenet_that_is_not_whole_is_an_error(tmp_path):

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         builder = find_builder(tfds_name(args.name), args.data_dir)
-        if not builder.is_prepared():
+        if not builder.data_path.exists():
             download(builder, args.manual_dir)
     except ValueError as error:
         sys.exit(f"error: {error}")

@@ -25,6 +25,7 @@ def import_tf() -> tuple[ModuleType, ModuleType]:
       ValueError: they are not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # of no use here, and it greets
     try:
         import tensorflow as tf
         import tensorflow_datasets as tfds
@@ -72,10 +73,10 @@ def prepared(name: str, data_dir: str | None = None):
       ValueError: it is not there and cannot be had, or what is there is half of it.
     """
     builder = find_builder(name, data_dir)
-    if not builder.is_prepared():
-        if builder.data_path.exists():
-            raise damaged(builder, "its dataset_info.json is missing")
+    if not builder.data_path.exists():
         download(builder)
+    elif not builder.is_prepared():
+        raise damaged(builder, "its dataset_info.json is missing")
     return builder
 
 

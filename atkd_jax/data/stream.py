@@ -167,6 +167,7 @@ class StreamSource:
                         break
                     for name in columns["name"][~columns["ok"]]:
                         self.corrupt.add(split, name.decode(), num)
+                    self._check_labels(split, columns["label"])
                     step += 1
                     yield tuple(columns[key] for key in ("image", "label", "index", "ok"))
                 break
@@ -182,6 +183,14 @@ class StreamSource:
             f"the {split} files of {self.spec.name} ended before the {num} examples that this host"
             " was promised: they are damaged. Delete and prepare them again"
         )
+
+    def _check_labels(self, split: str, label: np.ndarray) -> None:
+        if label.min() < 0 or label.max() >= self.spec.num_classes:
+            wrong = label.min() if label.min() < 0 else label.max()
+            raise ValueError(
+                f"the {split} files of {self.spec.name} have label {wrong}, not in"
+                f" 0..{self.spec.num_classes - 1}"
+            )
 
 
 def _pipeline(records, decode, image_shape: tuple[int, int, int], careful: bool):

@@ -1,0 +1,180 @@
+"""How fast data comes: small sets on the device, JPEGs through tf.data, beside two references.
+
+    python -m experiments.bench_data --images=FOLDER [--sets=digits,cifar10] [--rounds=5]
+
+Small sets: a batch of 64 looked up and augmented on the device, without a network, against a
+training step of ResNet-20 on the same images. Target: under 5 % of the step.
+
+JPEGs: every *.jpg, *.jpeg and *.JPEG below FOLDER, read often enough to last a while, as random
+resized crops of 224. `decoder` only reads and decodes the same windows
+(`tf.image.decode_and_crop_jpeg`, the limit), `pillow` does what a worker of a PyTorch loader does
+(decode, crop, resize, to float, normalise), `stream` is what trains (uint8; the device does the
+rest). Per core is images per second of CPU time over all threads,
+which other programs on the machine disturb less than wall time. The three take turns; each keeps
+its best of `--rounds`. Targets: 0.9 of the decoder, 3 times Pillow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from PIL import Image
+
+from atkd_jax import data, models
+from atkd_jax.data import decode
+from atkd_jax.data.augment import Augment, augment
+from atkd_jax.data.folder import Files
+from atkd_jax.data.prepared import import_tf
+from atkd_jax.data.records import FolderRecords
+from atkd_jax.data.spec import IMAGENET_MEAN, IMAGENET_STD
+from atkd_jax.objective import Objective
+from atkd_jax.step import Network, init_state, make_train_step
+from atkd_jax.types import Batch, DataSpec
+
+BATCH, SIZE = 64, 224
+AUGMENTS = {
+    "none": Augment(),
+    "crop, flip": Augment(pad=4, flip=True),
+    "crop, flip, rotation, brightness": Augment(pad=4, flip=True, rotate=15.0, brightness=0.2),
+    "crop, flip, RandAugment(2, 9)": Augment(pad=4, flip=True, randaugment=2),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", help="a folder with JPEGs; without it, only small sets")
+    parser.add_argument("--sets", default="digits,cifar10,cifar100,svhn,cinic10")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    for name in filter(None, args.sets.split(",")):
+        try:
+            source = data.load(name)
+        except ValueError as error:
+            print(f"{name} is left out: {error}\n")
+            continue
+        bench_small(source, args.rounds)
+    if args.images:
+        bench_jpegs(args.images, args.rounds)
+
+
+def best(run: Callable[[], object], rounds: int, repeat: int) -> float:
+    """Seconds of one call, compilation apart: the quickest round of `repeat` calls."""
+    jax.block_until_ready(run())
+    seconds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        jax.block_until_ready([run() for _ in range(repeat)])
+        seconds.append((time.perf_counter() - began) / repeat)
+    return min(seconds)
+
+
+def bench_small(source: data.MemorySource, rounds: int) -> None:
+    images, labels = jnp.asarray(source.train.image), jnp.asarray(source.train.label)
+    index = jnp.asarray(data.epoch_order(0, 0, source.spec.num_train, BATCH)[0])
+    key, position = jax.random.key(0), jnp.arange(BATCH)
+
+    module = models.create("resnet20", source.spec.num_classes)
+    network = Network(module, source.spec.mean, source.spec.std)
+    tx = optax.sgd(0.05, momentum=0.9)
+    state = init_state(network, None, Objective(), tx, source.spec, BATCH, key)
+    train = jax.jit(make_train_step(network, None, Objective(), tx, Augment()))
+    batch = Batch(images[index], labels[index], index)
+    step = best(lambda: train(state, (), batch, key), rounds, 2)
+    print(f"{source.spec.name} on {jax.devices()[0].device_kind}, ", end="")
+    print(f"a step of ResNet-20 on {BATCH} images: {1000 * step:.1f} ms\n")
+    print("| augmentation | ms / batch | images / s | % of the step |\n|---|---|---|---|")
+    for name, spec in AUGMENTS.items():
+        run = jax.jit(lambda index, spec=spec: augment(key, images[index], position, spec))
+        seconds = best(lambda run=run: run(index), rounds, 20)
+        print(
+            f"| {name} | {1000 * seconds:.2f} | {BATCH / seconds:,.0f} |"
+            f" {100 * seconds / step:.1f} |",
+            flush=True,
+        )
+    print()
+
+
+def bench_jpegs(folder: str, rounds: int) -> None:
+    suffixes = (".jpg", ".jpeg")
+    found = [str(p) for p in sorted(Path(folder).rglob("*")) if p.suffix.lower() in suffixes]
+    if not found:
+        raise SystemExit(f"error: there is no JPEG below {folder}")
+    paths = np.resize(np.array(found, object), max(len(found), 10 * BATCH) // BATCH * BATCH)
+    files = Files(paths, np.zeros(len(paths), np.int32))
+    spec = DataSpec(
+        "jpegs", (SIZE, SIZE, 3), ("0",), len(paths), len(paths), IMAGENET_MEAN, IMAGENET_STD
+    )
+    source = data.StreamSource(spec, FolderRecords(files, files), data.Share(BATCH))
+    contenders = {
+        "decoder": lambda: decoder(source),
+        "pillow": lambda: pillow(source),
+        "stream": lambda: (len(batch.label) for batch in source.train(0)),
+    }
+    rates = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            counts = run()
+            next(counts)  # what starts the pipeline is not counted
+            cpu, wall = time.process_time(), time.perf_counter()
+            seen = sum(counts)
+            rates[name].append(
+                (seen / (time.process_time() - cpu), seen / (time.perf_counter() - wall))
+            )
+    peak = {name: np.max(rate, axis=0) for name, rate in rates.items()}
+    print(f"{len(found)} JPEGs of {folder}, random resized crops of {SIZE}\n")
+    print("| | images / s per core | images / s | x decoder | x pillow |\n|---|---|---|---|---|")
+    for name, (core, wall) in peak.items():
+        ratios = " | ".join(f"{core / peak[other][0]:.2f}" for other in ("decoder", "pillow"))
+        print(f"| {name} | {core:,.0f} | {wall:,.0f} | {ratios} |")
+
+
+def decoder(source: data.StreamSource) -> Iterator[int]:
+    """Reads and decodes the windows of an epoch, and does nothing with them."""
+    tf, _ = import_tf()
+
+    def height(example):
+        seed = tf.stack([tf.constant(0, tf.int64), tf.cast(example["index"], tf.int64)])
+        window = decode.random_window(tf.io.extract_jpeg_shape(example["data"]), seed)
+        return tf.shape(tf.image.decode_and_crop_jpeg(example["data"], window, channels=3))[0]
+
+    records = source.records.train(source.share, 0, 0)
+    data_set = records.map(height, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    options = tf.data.Options()
+    options.threading.max_intra_op_parallelism = 1
+    for batch in data_set.batch(BATCH).prefetch(2).with_options(options):
+        yield len(batch)
+
+
+def pillow(source: data.StreamSource) -> Iterator[int]:
+    """What one worker of a PyTorch loader does to the same windows."""
+    tf, _ = import_tf()
+    order = data.epoch_order(0, 0, source.spec.num_train, BATCH)
+    window_of = tf.function(decode.random_window)
+    shapes = {path: Image.open(path).size for path in set(source.records.train_files.path)}
+    windows = {}
+    for i in order.ravel():  # drawn beforehand, so that TensorFlow is not what is measured
+        width, height = shapes[source.records.train_files.path[i]]
+        shape, seed = tf.constant([height, width, 3]), tf.constant([0, i], tf.int64)
+        windows[i] = window_of(shape, seed).numpy()
+    mean, std = (np.float32(x).reshape(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    for rows in [order[0], *order]:
+        images = []
+        for i in rows:
+            y, x, height, width = windows[i]
+            with Image.open(source.records.train_files.path[i]) as image:
+                crop = image.convert("RGB").crop((x, y, x + width, y + height))
+            crop = crop.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            pixels = np.asarray(crop, np.float32).transpose(2, 0, 1) / 255  # ToTensor
+            images.append((pixels - mean) / std)  # Normalize
+        yield len(np.stack(images))
+
+
+if __name__ == "__main__":
+    main()

@@ -43,8 +43,8 @@ class AFT(Method):
 
     The objective adds CE with weight one, so that this method returns the total minus CE: give it
     the weight 1, ce_weight=1 and no term kd beside it. beta is to be chosen per pair such that
-    beta L_AFB is about as large as KL at the end of the first epoch: run one epoch and divide the
-    metrics, beta = kl / afb.
+    beta L_AFB is about as large as KL in the first epoch: run one and divide the metrics, kl / afb.
+    The default was measured so, 20.5 / 3.3, for ResNet-20 -> ResNet-8 and 10,000 CIFAR-10 images.
 
     An epoch is num_train // batch_size steps, at least one. Metrics: kl and afb, which is without
     beta, and the three weights.
@@ -58,7 +58,7 @@ class AFT(Method):
       axis_name: the device axis over which batch norm and the losses in the weights are averaged.
     """
 
-    beta: float = 1.0
+    beta: float = 6.0
     temperature: float = 4.0
     rate: str = PREVIOUS
     rate_temperature: float = 2.0

@@ -13,7 +13,7 @@ FLOORS = [
     ["parallel", "checkpoint", "logs", "signals", "workdir", "picture", "build"],
     ["feed", "teacher"],
     ["evaluate", "program"],
-    ["train"],
+    ["train", "export"],
     ["main"],
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

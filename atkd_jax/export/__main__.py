@@ -1,0 +1,130 @@
+"""From a finished run to files for small devices, each of them measured again on the test set.
+
+    python -m atkd_jax.export --workdir=DIR [--formats=tflite,tflite_int8] [--max_drop=1.0]
+
+Writes WORKDIR/device/: the files, labels.txt, a model card (README.md) and report.json; prints one
+table. If a file is wrong or loses more than --max_drop points, nothing is written and the exit
+status is not zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+from absl import logging
+
+from atkd_jax.export import card, formats, measure
+from atkd_jax.export import student as students
+
+FIRST = 32  # test images on which a float32 file is held to JAX's logits before all the others
+
+
+def export(
+    workdir: Path, names: list[str], calibration: int = 256, max_drop: float = 1.0
+) -> list[measure.Row]:
+    """Converts, checks and measures the student of a finished run; fills `workdir/device`.
+
+    Args:
+      names: keys of `FORMATS`.
+      calibration: training images from which int8 takes its ranges.
+      max_drop: points of top-1 that a file may lose against JAX.
+
+    Raises:
+      ValueError: no such format, a package is missing, no finished run, or a file is not good
+        enough; `workdir/device` is as before.
+    """
+    formats.check(names)
+    student = students.read(workdir)
+    samples = students.calibration_images(student.source, calibration)
+    expected, label = students.reference(student)
+    top1 = check_top1(student, expected, label)
+    draft, device = workdir / "device.draft", workdir / "device"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        rows = []
+        for name in names:
+            rows.append(make(student, name, draft, samples, expected, label))
+            print(f"{name}: {rows[-1].bytes:,} bytes, top-1 {rows[-1].top1:.2f}", flush=True)
+        print(f"\n{measure.table(top1, rows)}\n")
+        check_drop(rows, max_drop)
+        card.write(draft, student, top1, rows, calibration, cpu())
+        report = {"top1": top1, "cpu": cpu(), "rows": [row._asdict() for row in rows]}
+        (draft / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        shutil.rmtree(device, ignore_errors=True)
+        draft.rename(device)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return rows
+
+
+def make(student: students.Student, name: str, folder: Path, samples, expected, label):
+    """Writes one file into `folder` and measures it; returns its row."""
+    form = formats.FORMATS[name]
+    serve = students.serving(student.network, student.variables)
+    path = folder / form.file
+    path.write_bytes(form.convert(serve, student.source.spec.image_shape, samples))
+    if form.exact:
+        first = next(students.test_images(student.source))[0][:FIRST]
+        logits = measure.run(path, [first]).logits
+        measure.check_numerics(name, logits, expected[: len(logits)])
+    images = (image for image, _ in students.test_images(student.source))
+    return measure.row(name, path, measure.run(path, images), expected, label)
+
+
+def check_top1(student: students.Student, logits, label) -> float:
+    """JAX's top-1 in percent; ValueError if it is not what the run wrote down."""
+    top1 = 100 * float((logits.argmax(1) == label).mean())
+    if abs(top1 - student.meta["top1"]) > max(0.5, 100 / len(label)):
+        raise ValueError(
+            f"the student's top-1 is {top1:.2f}, its run said {student.meta['top1']:.2f}: the data"
+            f" set {student.meta['data']} is not what it was"
+        )
+    return top1
+
+
+def check_drop(rows: list[measure.Row], max_drop: float) -> None:
+    """Raises ValueError naming the files that lose too much."""
+    bad = [f"{row.format} loses {row.drop:.2f}" for row in rows if row.drop > max_drop]
+    if bad:
+        raise ValueError(
+            f"{' and '.join(bad)} points of top-1, more than --max_drop={max_drop:g}; nothing was"
+            " written. Raise --max_drop, or leave the format out"
+        )
+
+
+def cpu() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m atkd_jax.export", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument(
+        "--formats", default="tflite,tflite_int8", help=f"of {', '.join(formats.FORMATS)}"
+    )
+    parser.add_argument("--calibration", type=int, default=256, help="training images for int8")
+    parser.add_argument("--max_drop", type=float, default=1.0, help="points of top-1")
+    args = parser.parse_args()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        export(args.workdir, args.formats.split(","), args.calibration, args.max_drop)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(args.workdir / "device")
+
+
+if __name__ == "__main__":
+    main()

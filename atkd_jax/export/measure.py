@@ -1,0 +1,132 @@
+"""Runs a file with its own runtime, in a process of its own, and compares it with JAX."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import atkd_jax
+
+TOLERANCE = 1e-4  # of the logits' range, for files that compute in float32
+
+
+class Answers(NamedTuple):
+    """What a file says and costs: logits [N, K], seconds [N], memory in bytes."""
+
+    logits: np.ndarray
+    seconds: np.ndarray
+    memory: float
+
+
+class Row(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+      format: its name.
+      file: the file's.
+      bytes: on the disk.
+      top1: percent of the test set.
+      drop: what it loses against JAX, in points.
+      agreement: percent of the test set where it and JAX say the same.
+      milliseconds: for one image, the median over the test set, on one thread.
+      megabytes: of memory that loading and running it take at their peak.
+    """
+
+    format: str
+    file: str
+    bytes: int
+    top1: float
+    drop: float
+    agreement: float
+    milliseconds: float
+    megabytes: float
+
+
+def run(path: Path, images: Iterable[np.ndarray]) -> Answers:
+    """Runs a file over images [B, H, W, 3] uint8, which may come in several parts.
+
+    Raises:
+      ValueError: it cannot be run.
+    """
+    images = iter(images)
+    part = next(images)
+    package = str(Path(atkd_jax.__file__).parents[1])
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(paths),
+        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        answer, errors = Path(folder) / "answer.npz", Path(folder) / "errors"
+        command = [sys.executable, "-m", "atkd_jax.export.runtime", path, *part.shape[1:3], answer]
+        with (
+            errors.open("wb") as stderr,
+            subprocess.Popen(
+                map(str, command), stdin=subprocess.PIPE, stderr=stderr, env=env
+            ) as process,
+        ):
+            try:
+                while part is not None:
+                    process.stdin.write(np.ascontiguousarray(part))
+                    part = next(images, None)
+                process.stdin.close()
+            except BrokenPipeError:
+                pass  # it has died, and says why in its last line
+        if process.returncode:
+            *_, reason = errors.read_text(errors="replace").split("\n")[:-1] or ["no message"]
+            raise ValueError(f"{path.name} does not run ({process.returncode}): {reason}")
+        with np.load(answer) as found:
+            return Answers(found["logits"], found["seconds"], float(found["memory"]))
+
+
+def check_numerics(name: str, logits: np.ndarray, expected: np.ndarray) -> None:
+    """Raises ValueError if a float32 file's logits [N, K] are not those of JAX."""
+    error = np.max(np.abs(logits - expected)) / np.ptp(expected)
+    if not error <= TOLERANCE:
+        raise ValueError(
+            f"{name} is wrong: its logits differ from JAX's by {error:.1e} of their range, more"
+            f" than {TOLERANCE:.0e}; its converter does not understand this network"
+        )
+
+
+def row(name: str, path: Path, answers: Answers, expected: np.ndarray, label: np.ndarray) -> Row:
+    """The line of one file. expected: JAX's logits [N, K]; label: [N]."""
+    ours, jax = answers.logits.argmax(1), expected.argmax(1)
+    top1 = 100 * float(np.mean(ours == label))
+    return Row(
+        format=name,
+        file=path.name,
+        bytes=path.stat().st_size,
+        top1=top1,
+        drop=100 * float(np.mean(jax == label)) - top1,
+        agreement=100 * float(np.mean(ours == jax)),
+        milliseconds=1e3 * float(np.median(answers.seconds)),
+        megabytes=answers.memory / 1e6,
+    )
+
+
+def table(top1: float, rows: list[Row]) -> str:
+    """The table as Markdown, which is readable on a terminal too. top1: JAX's."""
+    cells = [
+        ("format", "size kB", "top-1 %", "drop", "same answer %", "ms / image", "memory MB"),
+        ("---", *("---:",) * 6),
+        ("JAX", "", f"{top1:.2f}", "", "", "", ""),
+    ]
+    for r in rows:
+        share = f"{r.top1:.2f}", f"{r.drop:.2f}", f"{r.agreement:.2f}"
+        cost = f"{r.milliseconds:.3f}", f"{r.megabytes:.1f}"
+        cells.append((r.format, f"{r.bytes / 1e3:,.1f}", *share, *cost))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for name, *numbers in cells:
+        line = [name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])]
+        lines.append(f"| {' | '.join(line)} |")
+    return "\n".join(lines)

@@ -1,0 +1,104 @@
+"""ONNX from a jaxpr: one operator for each primitive that our networks are made of.
+
+ONNX has images as NCHW, JAX as NHWC. From the first operator on every array of four axes or more is
+stored with height and width last, so that no transposition remains inside of the network. What does
+not depend on the image is computed now, which leaves of a batch norm one product and two sums;
+runtimes fold these into the convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+
+import atkd_jax
+from atkd_jax.export.onnx_operators import OPERATORS, Value, stored
+from atkd_jax.export.student import Serve
+
+OPSET = 17
+INLINED = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call")
+
+
+def convert(serve: Serve, image_shape: tuple[int, int, int]) -> bytes:
+    """An ONNX file: `image` [1, H, W, 3] uint8 in, `logits` [1, K] float32 out.
+
+    Raises:
+      ValueError: the network has something that is not among `OPERATORS`.
+    """
+    import onnx
+
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
+    closed = jax.make_jaxpr(serve)(image)
+    graph = Graph(onnx)
+    (logits,) = graph.run(closed, [graph.node("Transpose", "image", perm=stored(4))])
+    graph.nodes.append(onnx.helper.make_node("Identity", [logits], ["logits"]))
+    info = onnx.helper.make_tensor_value_info
+    shape = closed.out_avals[0].shape
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.nodes,
+            "student",
+            [info("image", onnx.TensorProto.UINT8, image.shape)],
+            [info("logits", onnx.TensorProto.FLOAT, shape)],
+            graph.constants,
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=8,
+        producer_name="atkd_jax",
+        producer_version=atkd_jax.__version__,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+class Graph:
+    """An ONNX graph that grows."""
+
+    def __init__(self, onnx: Any):
+        self.onnx = onnx
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def node(self, operator: str, *inputs: Value, **attributes: Any) -> str:
+        """Adds an operator; constants among the inputs are stored as they are."""
+        name = f"{operator}_{len(self.nodes)}"
+        names = [x if isinstance(x, str) else self._constant(x) for x in inputs]
+        self.nodes.append(self.onnx.helper.make_node(operator, names, [name], **attributes))
+        return name
+
+    def _constant(self, value: np.ndarray) -> str:
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
+        return name
+
+    def run(self, closed: Any, args: Sequence[Value]) -> list[Value]:
+        """Adds everything that a closed jaxpr computes of `args`; returns its outputs."""
+        jaxpr = closed.jaxpr
+        known = dict(zip(jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
+        known |= zip(jaxpr.invars, args, strict=True)
+
+        def value(var):
+            return np.asarray(var.val, var.aval.dtype) if isinstance(var, Literal) else known[var]
+
+        for eqn in jaxpr.eqns:
+            known |= zip(eqn.outvars, self._equation(eqn, [*map(value, eqn.invars)]), strict=True)
+        return [*map(value, jaxpr.outvars)]
+
+    def _equation(self, eqn: Any, inputs: list[Value]) -> list[Value]:
+        primitive, params = eqn.primitive, eqn.params
+        if primitive.name in INLINED:
+            return self.run(params.get("jaxpr", params.get("call_jaxpr")), inputs)
+        if not any(isinstance(x, str) for x in inputs):
+            outputs = primitive.bind(*inputs, **params)
+            return [*map(np.asarray, outputs if primitive.multiple_results else [outputs])]
+        if primitive.name not in OPERATORS:
+            raise ValueError(
+                f"no ONNX operator is known here for {primitive.name!r}; add one to"
+                " atkd_jax/export/onnx_operators.py, or export to tflite"
+            )
+        return [OPERATORS[primitive.name](self, eqn, *inputs)]

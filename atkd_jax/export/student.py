@@ -1,0 +1,131 @@
+"""The student of a finished run, its data, and what it says in JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from atkd_jax import build, checkpoint, models, teacher
+from atkd_jax import workdir as files
+from atkd_jax.data import MemorySource, Source
+from atkd_jax.models import layers
+from atkd_jax.step import Network
+from atkd_jax.types import Array, PyTree
+
+BATCH = 500
+# image [1, H, W, 3] uint8 in 0..255 -> logits [1, K] float32
+Serve = Callable[[Array], Array]
+
+
+class Student(NamedTuple):
+    """A trained network and where it comes from.
+
+    Attributes:
+      network: module, computing in float32, and its normalisation.
+      variables: {"params", "batch_stats"} as host arrays.
+      meta: export/meta.json.
+      summary: summary.json of the run.
+      source: the data set that it was trained and tested on.
+    """
+
+    network: Network
+    variables: PyTree
+    meta: dict[str, Any]
+    summary: dict[str, Any]
+    source: Source
+
+
+def read(workdir: Path) -> Student:
+    """The student that a run left in `workdir`, and its data.
+
+    Raises:
+      ValueError: the run is not finished, or the data are not those of the run any more.
+    """
+    summary = files.read_summary(workdir)
+    if summary is None:
+        raise ValueError(
+            f"{workdir} holds no finished run (there is no summary.json); finish it with"
+            f" python -m atkd_jax.main --config=FILE --workdir={workdir}"
+        )
+    meta = checkpoint.read_export_meta(workdir / "export")
+    source = build.source(ConfigDict(summary["config"]))
+    if tuple(meta["class_names"]) != source.spec.class_names:
+        raise ValueError(
+            f"the student in {workdir} knows {meta['num_classes']} classes of {meta['data']}, the"
+            f" data now have {source.spec.num_classes} or others; give the data it was trained on"
+        )
+    module = models.create(meta["model"], meta["num_classes"])
+    network = Network(module, tuple(meta["mean"]), tuple(meta["std"]))
+    like = teacher.variables_like(network, source.spec)
+    variables = checkpoint.load_export(workdir / "export", like)
+    return Student(network, variables, meta, summary, source)
+
+
+def for_device(module: nn.Module) -> nn.Module:
+    """The same network with depthwise convolutions as single operations."""
+    if hasattr(module, "depthwise"):
+        return module.clone(depthwise=layers.depthwise_grouped)
+    return module
+
+
+def serving(network: Network, variables: PyTree) -> Serve:
+    """The function that a device runs: raw image in, logits out, normalisation inside."""
+    module = for_device(network.module)
+    # In one subtraction and one division: in int8 every operation more would round once more.
+    mean, std = (
+        255 * np.asarray(x, np.float32).reshape(1, 1, 1, 3) for x in (network.mean, network.std)
+    )
+
+    def serve(image: Array) -> Array:
+        return module.apply(variables, (image.astype(jnp.float32) - mean) / std).logits
+
+    return serve
+
+
+def test_images(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every test example once, some at a time: images [B, H, W, 3] uint8 and labels [B]."""
+    if isinstance(source, MemorySource):
+        for i in range(0, source.spec.num_test, BATCH):
+            yield source.test.image[i : i + BATCH], source.test.label[i : i + BATCH]
+    else:
+        for batch in source.test():
+            yield batch.image[batch.mask], batch.label[batch.mask]
+
+
+def calibration_images(source: Source, num: int) -> np.ndarray:
+    """`num` training images [num, H, W, 3] uint8, drawn at random but always the same.
+
+    Raises:
+      ValueError: there are not as many.
+    """
+    if not 1 <= num <= source.spec.num_train:
+        raise ValueError(
+            f"calibration={num} is not in 1..{source.spec.num_train}, the number of training images"
+        )
+    if isinstance(source, MemorySource):
+        return source.train.image[
+            np.random.RandomState(0).permutation(len(source.train.image))[:num]
+        ]
+    size = source.share.batch_size
+    return np.concatenate([b.image for b in islice(source.train(0), -(-num // size))])[:num]
+
+
+def reference(student: Student) -> tuple[np.ndarray, np.ndarray]:
+    """What the network of the training says of the test set: logits [N, K] and labels [N]."""
+    apply = jax.jit(lambda v, image: student.network.apply(v, image / 255.0).logits)
+    logits, labels = [], []
+    with jax.default_matmul_precision("highest"):
+        for image, label in test_images(student.source):
+            padded = np.zeros((max(BATCH, len(image)), *image.shape[1:]), np.float32)
+            padded[: len(image)] = image
+            logits.append(np.asarray(apply(student.variables, padded))[: len(image)])
+            labels.append(label)
+    return np.concatenate(logits), np.concatenate(labels)

@@ -1,0 +1,74 @@
+"""TFLite by jax2tf and TensorFlow's converter, which also folds the batch norms."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+
+from atkd_jax.export.student import Serve
+
+
+def convert(
+    serve: Serve, image_shape: tuple[int, int, int], calibration: np.ndarray, kind: str = "float32"
+) -> bytes:
+    """A TFLite file for batches of one: uint8 image in, float32 logits out.
+
+    Args:
+      calibration: [N, H, W, 3] uint8, typical images, from which int8 takes its ranges.
+      kind: float32; float16, where weights are stored as such; or int8, where weights, per channel,
+        and activations are, and input and output are converted inside.
+
+    Raises:
+      ValueError: the calibration images are of another shape.
+    """
+    if calibration.shape[1:] != image_shape or calibration.dtype != np.uint8:
+        raise ValueError(
+            f"calibration images are {calibration.dtype} {calibration.shape[1:]}, the network takes"
+            f" uint8 {image_shape}"
+        )
+    with _quiet():
+        import tensorflow as tf
+        from jax.experimental import jax2tf
+
+        tf.config.set_visible_devices([], "GPU")
+        function = tf.function(
+            jax2tf.convert(serve, native_serialization_platforms=("cpu",)),
+            input_signature=[tf.TensorSpec((1, *image_shape), tf.uint8, name="image")],
+            autograph=False,
+        )
+        concrete = function.get_concrete_function()
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], function)
+        if kind != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if kind == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if kind == "int8":
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.representative_dataset = lambda: ([image[None]] for image in calibration)
+        return converter.convert()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the converter's chatter from the terminal, unless something fails."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as chatter, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        os.dup2(chatter.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            chatter.seek(0)
+            os.write(terminal, chatter.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)

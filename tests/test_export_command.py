@@ -1,0 +1,177 @@
+"""A finished run becomes checked files for devices; a mistake costs a line and changes nothing."""
+
+import ast
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from runs import write_npz
+
+from atkd_jax.export import formats, measure, onnx, student
+from atkd_jax.export.__main__ import export
+from atkd_jax.train import train_and_evaluate
+from configs import digits
+
+pytest.importorskip("ai_edge_litert")
+pytest.importorskip("onnxruntime")
+
+CLASSIFY = Path(__file__).parent.parent / "examples/device/classify.py"
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """Three epochs on scikit-learn's digits."""
+    workdir = tmp_path_factory.mktemp("runs") / "digits"
+    config = digits.get_config("method=none")
+    config.epochs, config.schedule.warmup_epochs, config.parallel = 3, 1.0, "none"
+    train_and_evaluate(config, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def exported(digits_run):
+    """The same run after the command, and what the command returned."""
+    return digits_run, export(digits_run, list(formats.FORMATS), calibration=64)
+
+
+def test_every_format_keeps_the_accuracy_of_a_real_student(exported, capsys):
+    workdir, rows = exported
+    assert [row.format for row in rows] == list(formats.FORMATS)
+    meta = json.loads((workdir / "export/meta.json").read_text())
+    assert meta["top1"] > 80
+    for row in rows:
+        assert row.agreement >= (100 if formats.FORMATS[row.format].exact else 98), row
+        assert abs(row.drop - (meta["top1"] - row.top1)) < 1e-9
+        assert row.bytes == (workdir / "device" / row.file).stat().st_size
+        assert 0 < row.milliseconds < 1000
+        assert 0 < row.megabytes < 1000 or not Path("/proc/self/status").exists()
+    size = {row.format: row.bytes for row in rows}
+    assert size["tflite_int8"] < size["tflite_float16"] < 0.6 * size["tflite"]
+
+
+def test_a_model_card_and_labels_lie_beside_the_files(exported):
+    workdir, rows = exported
+    card = (workdir / "device/README.md").read_text()
+    for part in ("resnet8", "digits", "1 cross-entropy", "Teacher: none", "Apache-2.0", "78,042"):
+        assert part in card, part
+    assert measure.table(rows[0].top1 + rows[0].drop, rows) in card
+    assert (workdir / "device/labels.txt").read_text().splitlines() == list("0123456789")
+    assert json.loads((workdir / "device/report.json").read_text())["rows"] == [
+        row._asdict() for row in rows
+    ]
+    assert not (workdir / "device.draft").exists()
+
+
+def test_the_example_classifies_image_files(exported, tmp_path):
+    workdir, _ = exported
+    source = student.read(workdir).source
+    rows = [list(source.test.label).index(k) for k in range(10)]
+    for k, image in enumerate(source.test.image[rows]):
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    student_file = workdir / "device/student_int8.tflite"
+    command = [sys.executable, CLASSIFY, student_file, *sorted(tmp_path.glob("*.png"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    best = [re.search(r"\.png: (\d) \d", line)[1] for line in done.stdout.splitlines()]
+    assert sum(label == str(k) for k, label in enumerate(best)) >= 8
+
+
+def test_the_example_needs_only_a_runtime_numpy_and_pillow():
+    found = set()
+    for node in ast.walk(ast.parse(CLASSIFY.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module.split(".")[0]}
+    allowed = {"ai_edge_litert", "tflite_runtime", "numpy", "PIL"}
+    assert found - set(sys.stdlib_module_names) == allowed
+
+
+def files(workdir):
+    return {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+
+
+def refused(workdir, match, names=("onnx",), **arguments):
+    """The command says one line that matches, and leaves the folder as it was."""
+    before = files(workdir)
+    with pytest.raises(ValueError, match=match) as caught:
+        export(workdir, list(names), **arguments)
+    assert "\n" not in str(caught.value)
+    assert files(workdir) == before
+
+
+def test_an_unfinished_run_is_named(tmp_path):
+    refused(tmp_path, "holds no finished run .*summary.json")
+
+
+def test_an_unknown_format_is_named_on_the_command_line(digits_run):
+    done = subprocess.run(
+        [sys.executable, "-m", "atkd_jax.export", f"--workdir={digits_run}", "--formats=tflit"],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert done.stderr.strip() == "error: unknown format 'tflit'; did you mean 'tflite'?"
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "extra"),
+    [
+        ("tensorflow", "tflite_int8", "tensorflow-cpu"),
+        ("ai_edge_litert", "tflite", "atkd-jax[litert]"),
+        ("onnxruntime", "onnx", "atkd-jax[onnx]"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(package, name, extra, digits_run, monkeypatch):
+    there = importlib.util.find_spec
+    hidden = lambda p, *rest: None if p == package else there(p, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hidden)
+    message = f"needs {package}, which is not installed: pip install .*{re.escape(extra)}"
+    refused(digits_run, message, [name])
+
+
+def test_more_calibration_images_than_there_are_is_refused(digits_run):
+    refused(digits_run, r"calibration=5000 is not in 1\.\.1437", calibration=5000)
+
+
+def rewritten(run, tmp_path, **data):
+    """A copy of a run whose configuration names other data."""
+    workdir = tmp_path / "copy"
+    shutil.copytree(run, workdir)
+    summary = json.loads((run / "summary.json").read_text())
+    summary["config"]["data"] |= data
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    return workdir
+
+
+def test_data_with_other_classes_are_refused(digits_run, tmp_path):
+    npz = write_npz(tmp_path / "three.npz")
+    refused(rewritten(digits_run, tmp_path, name=f"npz:{npz}"), "knows 10 classes of digits")
+
+
+def test_data_that_have_changed_are_refused(digits_run, tmp_path):
+    npz = write_npz(tmp_path / "ten.npz", classes=10)
+    refused(rewritten(digits_run, tmp_path, name=f"npz:{npz}"), "not what it was", calibration=9)
+
+
+def test_a_file_that_loses_too_much_is_not_kept(digits_run):
+    refused(digits_run, r"onnx loses 0\.00 points .* --max_drop=-1;", max_drop=-1.0)
+
+
+def test_a_file_that_is_wrong_is_not_kept(digits_run, monkeypatch):
+    def slightly_off(serve, image_shape, _):
+        return onnx.convert(lambda image: serve(image) * 1.001, image_shape)
+
+    wrong = formats.FORMATS["onnx"]._replace(convert=slightly_off)
+    monkeypatch.setitem(formats.FORMATS, "onnx", wrong)
+    refused(digits_run, "onnx is wrong: its logits differ")
+
+
+def test_a_file_that_does_not_run_is_not_kept(digits_run, monkeypatch):
+    broken = formats.FORMATS["onnx"]._replace(convert=lambda *_: b"not a file")
+    monkeypatch.setitem(formats.FORMATS, "onnx", broken)
+    refused(digits_run, "student.onnx does not run")

@@ -1,0 +1,132 @@
+"""What a finished run leaves: the result line, with areas under the curve and what figures need."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from atkd_jax import build, teacher
+from atkd_jax.checkpoint import load_export
+from atkd_jax.evaluate import EVAL_BATCH
+from atkd_jax.feed import make_feed
+from atkd_jax.parallel import Parallel
+from atkd_jax.step import Network
+from atkd_jax.types import PyTree
+from experiments import roc, runs
+from experiments.runs import Run
+
+CURVES = ("train/loss", "test/loss", "test/top1")
+
+
+def measure(run: Run, folder: Path, summary: dict[str, Any], company: int = 1) -> dict[str, Any]:
+    """The result line of the run in `folder`, whose summary.json is `summary`.
+
+    Args:
+      company: how many students were trained in one program; times are then of all of them,
+        divided by their number.
+    """
+    config = run.config
+    feed = make_feed(build.source(config), Parallel("none"), config.batch_size, config.seed)
+    network = build.network(config, config.student, feed.spec)
+    export = folder / "export"
+    variables = load_export(export, teacher.variables_like(network, feed.spec))
+    prob, label = predict(network, variables, feed)
+    resolved = config.to_dict()
+    resolved["teacher"]["weights"] = runs.resolve(
+        run.text, run.role, run.protocol, run.seed
+    ).config.teacher.weights  # its name: where it lies is nobody's business
+    return {
+        "hash": run.hash,
+        "config": run.text,
+        "role": run.role,
+        "protocol": run.protocol,
+        "seed": run.seed,
+        "last": summary["last"],
+        "best": summary["best"],
+        "areas": roc.areas(prob, label),
+        "teacher": about_teacher(run, feed.spec, summary),
+        "student": summary["student"] | {"hash": hash_of(variables)},
+        "seconds": round(summary["seconds"], 1),
+        "images_per_second": round(summary["images_per_second"], 1),
+        "company": company,
+        "hardware": summary["hardware"],
+        "versions": summary["versions"],
+        "commit": commit(),
+        "history": history(folder),
+        "roc": roc.curves(prob, label) if run.seed == 0 else {},
+        "matrix": matrix(folder),
+        "class_names": summary["class_names"][: roc.CURVE_CLASSES],
+        "resolved": resolved,
+    }
+
+
+def predict(network: Network, variables: PyTree, feed) -> tuple[np.ndarray, np.ndarray]:
+    """Class probabilities [N, K] and labels [N] of the whole test set."""
+
+    @jax.jit
+    def one(variables, data, item):
+        batch = feed.fetch(data, item)
+        out = network.apply(variables, batch.image.astype(jnp.float32) / 255.0)
+        return jax.nn.softmax(out.logits), batch.label, batch.mask
+
+    probs, labels = [], []
+    for stack in feed.test(min(EVAL_BATCH, feed.spec.num_test)):
+        for i in range(len(jax.tree.leaves(stack)[0])):
+            item = jax.tree.map(lambda x, i=i: x[i], stack)
+            prob, label, mask = jax.device_get(one(variables, feed.test_data, item))
+            probs.append(prob[mask])
+            labels.append(label[mask])
+    return np.concatenate(probs), np.concatenate(labels)
+
+
+def about_teacher(run: Run, spec, summary: dict[str, Any]) -> dict[str, Any] | None:
+    """Which weights taught, and how good they are."""
+    if "teacher" not in summary:
+        return None
+    path = Path(run.config.teacher.weights)
+    if path.is_dir():
+        network = build.network(run.config, run.config.teacher.model, spec)
+        found = hash_of(load_export(path, teacher.variables_like(network, spec)))
+    else:
+        found = runs.digest(path)[: runs.HASH_DIGITS]
+    return summary["teacher"] | {"hash": found}
+
+
+def hash_of(variables: PyTree) -> str:
+    """SHA-256 of all numbers of a network, in the order of their names."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
+        digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+    return digest.hexdigest()[: runs.HASH_DIGITS]
+
+
+def history(folder: Path) -> dict[str, list[float]]:
+    """Curves over the epochs, from metrics.jsonl."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {key: [round(row[key], 4) for row in rows] for key in CURVES}
+
+
+def matrix(folder: Path) -> list[list[float]]:
+    """RTK's or AFD's attention [student, teacher], mean of the last epoch; empty for others."""
+    files = sorted((folder / "epochs").glob("*.npz"))
+    if not files:
+        return []
+    arrays = np.load(files[-1])
+    names = [name for name in arrays if name.endswith("attention")]
+    return np.round(arrays[names[0]], 4).tolist() if names else []
+
+
+def commit() -> str:
+    """The commit of this checkout, "-dirty" if it was changed since; empty if there is none."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    found = subprocess.run(
+        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip()

@@ -1,0 +1,234 @@
+"""The tables: one row per published cell, and what has to run to fill it.
+
+`TABLES[name]` is a Table; its rows say which configuration is behind a cell, what is measured, what
+was published, where, and under which protocol.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from configs import methods
+from experiments import published
+from experiments.published import grid
+
+RTK = "Yang et al. 2022, arXiv 2206.12788"
+CRD = "github HobbitLong/RepDistiller README (arXiv 1910.10699)"
+ATKD = "AT-KD, slides of this project: expectations, nobody has measured them"
+TABLE1_METHODS = ("none", "kd", "fitnet", "at", "rkd", "crd", "afd", "rtk")
+ATKD_METHODS = ("none", "kd", "at_kd", "atkd", "atkd_poster")
+# What one short table compares: RTK's Table 1 and the methods that it leaves out.
+SHORT = (*TABLE1_METHODS, "sp", "vid", "nst", "pkt", "cc", "dkd", "reviewkd")
+SHORT = (*SHORT, "at_kd", "atkd", "atkd_poster", "aft")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One cell.
+
+    Attributes:
+      config: configuration string, such as "cifar10:method=kd,pair=r56_r20".
+      role: whose number it is: "student", or the "teacher" of that configuration.
+      metric: "top1" in percent; "hard", "macro" or "micro", areas under the curve (roc.py), times
+        100.
+      published: the printed number; None if there is none.
+      source: of the number.
+      epoch: which epoch's number it is: "last", "best" or "unstated".
+      seeds: how many runs are behind it, or "unstated".
+      note: what a reader has to know.
+    """
+
+    config: str
+    role: str = "student"
+    metric: str = "top1"
+    published: float | None = None
+    source: str = ""
+    epoch: str = "unstated"
+    seeds: str = "unstated"
+    note: str = ""
+
+    @property
+    def dataset(self) -> str:
+        return self.config.partition(":")[0]
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What follows the colon."""
+        return dict(item.split("=") for item in self.config.partition(":")[2].split(","))
+
+    @property
+    def method(self) -> str:
+        """As in configs/methods.py, or "teacher"."""
+        return "teacher" if self.role == "teacher" else self.options["method"]
+
+    @property
+    def pair(self) -> str:
+        return self.options.get("pair", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of a paper, or one of ours.
+
+    Attributes:
+      title: one line.
+      rows: its cells.
+      note: what a reader has to know of all of them.
+      figures: what else is drawn of its runs: "curves", "pairs", "matrix", "roc", "maps".
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    note: str = ""
+    figures: tuple[str, ...] = ()
+
+
+def cell(dataset: str, pair: str, method: str, published: float | None = None, **rest) -> Row:
+    """A row; `method` may be "teacher"."""
+    role = "teacher" if method == "teacher" else "student"
+    # The teacher is named by KD's configuration: any with a teacher would do.
+    options = f"method={'kd' if role == 'teacher' else method}" + (f",pair={pair}" if pair else "")
+    return Row(f"{dataset}:{options}", role, published=published, **rest)
+
+
+def by_dataset(text: str, pair: str, **rest) -> list[Row]:
+    """Rows of a grid whose columns are data sets."""
+    return [cell(data, pair, method, v, **rest) for (method, data), v in grid(text).items()]
+
+
+def by_pair(text: str, **rest) -> list[Row]:
+    """Rows of a grid whose columns are pairs, on CIFAR-100; cells without a number are left out."""
+    cells = grid(text).items()
+    return [cell("cifar100", p, m, v, **rest) for (m, p), v in cells if v is not None]
+
+
+def imagenet(pair: str, note: str = "") -> list[Row]:
+    numbers = published.IMAGENET[pair].items()
+    return [cell("imagenet", pair, m, v, source=s, note=note) for m, (v, s) in numbers]
+
+
+def plain(dataset: str, pair: str, names: tuple[str, ...], **rest) -> list[Row]:
+    """Rows without a published number."""
+    return [cell(dataset, pair, name, **rest) for name in names]
+
+
+def atkd(dataset: str) -> list[Row]:
+    claim = "the slides expect 2 to 5 points above KD"
+    rows = plain(dataset, "r50_mv2", ("teacher", *ATKD_METHODS), source=ATKD)
+    return [dataclasses.replace(r, note=claim if r.method.startswith("at") else "") for r in rows]
+
+
+def areas() -> list[Row]:
+    """RTK's Table 3, which is about hard predictions, and beside it the areas of probabilities."""
+    hard = by_dataset(published.RTK_TABLE3, "r56_r20", source=f"{RTK}, Table 3", metric="hard")
+    other = [dataclasses.replace(r, published=None, source="") for r in hard]
+    return hard + [dataclasses.replace(r, metric=m) for m in ("macro", "micro") for r in other]
+
+
+def akamaster(names: tuple[str, ...], pair: str) -> list[Row]:
+    """CIFAR-10 rows whose teacher is a published network."""
+    rows = plain("cifar10", pair, names)
+    return [dataclasses.replace(r, config=r.config + ",teacher=akamaster") for r in rows]
+
+
+MATRIX_PAIRS = tuple(published.RTK_TABLE2)
+RTK_PAIRS = ("r56_r20", "r110_r20", "r110_r56", "wrn_40_2_wrn_16_2", "wrn_40_2_wrn_40_2",
+             "wrn_40_2_r56", "r34_wrn_28_2")  # fmt: skip
+
+TABLES: dict[str, Table] = {
+    "digits": Table(
+        "ResNet-20 → ResNet-8 on scikit-learn's digits",
+        tuple(plain("digits", "", ("teacher", *SHORT))),
+        "No paper prints it: the example that anyone can run, by `make tables`. 360 test images, so"
+        " that one image is 0.28 points.",
+        ("curves", "matrix", "roc", "maps"),
+    ),
+    "cifar10_small": Table(
+        "ResNet-20 → ResNet-8 on CIFAR-10, published teacher",
+        tuple(akamaster(SHORT, "r20_r8")),
+        "No paper prints it: what two CPU cores can run. Short training ranks methods by how fast"
+        " they teach.",
+        ("curves", "matrix", "roc", "maps"),
+    ),
+    "cifar10_published": Table(
+        "ResNet-56 → ResNet-20 on CIFAR-10, published teacher",
+        tuple(akamaster(SHORT, "r56_r20")),
+        "RTK's Table 1 with a teacher that everybody has (93.39; the paper's has 94.08).",
+    ),
+    "rtk_table1": Table(
+        "RTK, Table 1: ResNet-56 → ResNet-20",
+        tuple(by_dataset(published.RTK_TABLE1, "r56_r20", source=f"{RTK}, Table 1")),
+        "The paper names neither seeds nor epoch nor the weights of the losses.",
+        ("curves", "matrix", "roc", "maps"),
+    ),
+    "rtk_table2": Table(
+        "RTK, Table 2: three pairs, four data sets",
+        tuple(
+            row
+            for pair, text in published.RTK_TABLE2.items()
+            for row in by_dataset(text, pair, source=f"{RTK}, Table 2")
+        ),
+        "SVHN: the paper's schedule cannot be followed as printed (drops at epoch 150 of 50).",
+    ),
+    "rtk_table3": Table(
+        "RTK, Table 3: average ROC in percent, ResNet-56 → ResNet-20",
+        tuple(areas()),
+        "The printed values fit areas from hard predictions to 0.5; areas from probabilities stand"
+        " beside them.",
+    ),
+    "rtk_figure3": Table(
+        "RTK, Figure 3: curves of KD and RTK, ResNet-56 → ResNet-20",
+        tuple(r for d in ("cifar10", "cifar100") for r in plain(d, "r56_r20", ("kd", "rtk"))),
+        figures=("curves",),
+    ),
+    "rtk_figure4": Table(
+        "RTK, Figure 4: seven pairs on CIFAR-100",
+        tuple(
+            r for p in RTK_PAIRS for r in plain("cifar100", p, ("teacher", "none", "kd", "rtk"))
+        ),
+        "The paper prints a picture without numbers.",
+        ("pairs",),
+    ),
+    "rtk_figure5": Table(
+        "RTK, Figure 5: attention matrices of three pairs on CIFAR-100",
+        tuple(r for p in MATRIX_PAIRS for r in plain("cifar100", p, ("rtk",))),
+        figures=("matrix",),
+    ),
+    "rtk_figure6": Table(
+        "RTK, Figure 6: ROC curves of RTK, ResNet-56 → ResNet-20",
+        tuple(
+            r
+            for d in ("cifar10", "cifar100", "svhn", "cinic10")
+            for r in plain(d, "r56_r20", ("rtk",), metric="micro")
+        ),
+        figures=("roc",),
+    ),
+    "atkd_cifar10": Table(
+        "AT-KD's claims: ResNet-50 → MobileNetV2 on CIFAR-10", tuple(atkd("cifar10")),
+        figures=("maps",),
+    ),
+    "atkd_imagenet": Table(
+        "AT-KD's claims: ResNet-50 → MobileNetV2 on ImageNet", tuple(atkd("imagenet"))
+    ),
+    "crd_same": Table(
+        "CRD benchmark on CIFAR-100, networks of one kind",
+        tuple(by_pair(published.CRD_SAME, source=CRD, epoch="last")),
+        "FSP: the benchmark trains with it for 30 epochs first; here it is a term throughout.",
+    ),
+    "crd_cross": Table(
+        "CRD benchmark on CIFAR-100, networks of different kinds",
+        tuple(by_pair(published.CRD_CROSS, source=CRD, epoch="last")),
+    ),
+    "crd_later": Table(
+        "DKD and ReviewKD on the CRD benchmark's pairs",
+        tuple(by_pair(published.LATER, source=f"{published.MD}; {published.RV}", epoch="best")),
+    ),
+    "imagenet_r34_r18": Table("ImageNet: ResNet-34 → ResNet-18", tuple(imagenet("r34_r18"))),
+    "imagenet_mv1": Table("ImageNet: ResNet-50 → MobileNetV1", tuple(imagenet("r50_mv1"))),
+    "imagenet_mv2": Table(
+        "ImageNet: ResNet-50 → MobileNetV2",
+        tuple(imagenet("r50_mv2", "DIST's recipe and a ResNet-50 of 80.1, both stronger")),
+    ),
+}  # fmt: skip
+
+assert set(SHORT) <= set(methods.METHODS)

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from atkd_jax.methods import create
 from atkd_jax.methods.base import Extras
@@ -56,3 +57,25 @@ def test_nothing_flows_into_the_teacher():
     to_teacher, to_student = jax.grad(of, argnums=(0, 1))(T, S)
     assert all(not np.any(g) for g in jax.tree.leaves(to_teacher))
     assert all(np.any(g) for g in jax.tree.leaves(to_student))
+
+
+def test_label_smoothing_gives_a_part_of_the_label_to_all_classes():
+    soft = 0.9 * jax.nn.one_hot(BATCH.label, 10) + 0.1 / 10
+    expected = cross_entropy(S.logits, soft)
+    np.testing.assert_allclose(cross_entropy(S.logits, BATCH.label, 0.1), expected, rtol=1e-6)
+    mixed = jax.nn.softmax(T.logits)  # labels that are probabilities already
+    expected = cross_entropy(S.logits, 0.9 * mixed + 0.1 / 10)
+    np.testing.assert_allclose(cross_entropy(S.logits, mixed, 0.1), expected, rtol=1e-6)
+
+
+def test_label_smoothing_is_for_the_cross_entropy_alone():
+    terms = {"kd": Term(0.9, create("kd")), "at": Term(1000.0, create("at"))}
+    _, (_, plain) = loss_of(Objective(1.0, terms))
+    _, (_, smooth) = loss_of(Objective(1.0, terms, label_smoothing=0.1))
+    assert smooth["kd"] == plain["kd"] and smooth["at"] == plain["at"]
+    np.testing.assert_allclose(smooth["ce"], cross_entropy(S.logits, BATCH.label, 0.1), rtol=1e-6)
+
+
+def test_label_smoothing_that_is_no_share_is_refused():
+    with pytest.raises(ValueError, match="label_smoothing 1.0 is not in 0..1"):
+        Objective(label_smoothing=1.0)

@@ -3,7 +3,9 @@ import numpy as np
 import optax
 import pytest
 
+from atkd_jax import build
 from atkd_jax.optim import make_optimizer, make_schedule
+from configs import common
 
 
 def test_step_schedule_drops_after_the_milestone_epoch():
@@ -15,7 +17,7 @@ def test_step_schedule_drops_after_the_milestone_epoch():
     np.testing.assert_allclose(lr(1499), 0.05, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["constant", "step", "cosine", "onecycle"])
+@pytest.mark.parametrize("name", ["constant", "step", "exponential", "cosine", "onecycle"])
 def test_warmup_rises_from_zero_to_the_peak(name):
     lr = make_schedule(name, 0.4, 10, 100, milestones=(8,), warmup_epochs=2)
     assert lr(0) == 0
@@ -54,3 +56,59 @@ def test_unknown_names_are_told_the_nearest():
         make_schedule("cosin", 0.1, 1, 1)
     with pytest.raises(ValueError, match="did you mean 'adamw'"):
         make_optimizer("adam", optax.constant_schedule(0.1))
+
+
+def test_exponential_schedule_drops_after_every_epoch():
+    lr = make_schedule("exponential", 0.045, 300, 10, factor=0.98)
+    expected = [0.045, 0.045, 0.045 * 0.98, 0.045 * 0.98**299]
+    np.testing.assert_allclose([lr(0), lr(9), lr(10), lr(2999)], expected, rtol=1e-4)
+
+
+def test_the_rate_grows_with_the_batch():
+    config = common.get_config()
+    config.schedule.name = "constant"
+    config.batch_size, config.optimizer.lr = 1024, 0.05
+    assert float(build.schedule(config, 10)(0)) == np.float32(0.05)
+    config.optimizer.reference_batch = 256
+    np.testing.assert_allclose(build.schedule(config, 10)(0), 0.2, rtol=1e-6)
+
+
+def test_rmsprop_is_tensorflows():
+    """ms = d ms + (1 - d) g^2 from ms = 1; mom = m mom + lr g / sqrt(ms + eps); p -= mom."""
+    lr = optax.constant_schedule(0.1)
+    tx = make_optimizer("rmsprop", lr, momentum=0.9, rms_decay=0.8, rms_eps=0.5)
+    p = jnp.float32(2.0)
+    state = tx.init(p)
+    expected, ms, momentum = 2.0, 1.0, 0.0
+    for g in (1.0, -3.0, 0.5):
+        updates, state = tx.update(jnp.float32(g), state, p)
+        p = optax.apply_updates(p, updates)
+        ms = 0.8 * ms + 0.2 * g**2
+        momentum = 0.9 * momentum + 0.1 * g / np.sqrt(ms + 0.5)
+        expected -= momentum
+        np.testing.assert_allclose(p, expected, rtol=1e-6)
+
+
+def test_nesterov_looks_ahead():
+    """v = m v + g; p -= lr (g + m v), as in PyTorch."""
+    tx = make_optimizer("sgd", optax.constant_schedule(0.1), momentum=0.9, nesterov=True)
+    p, g = jnp.float32(2.0), jnp.float32(1.0)
+    state = tx.init(p)
+    v, expected = 0.0, 2.0
+    for _ in range(2):
+        updates, state = tx.update(g, state, p)
+        p = optax.apply_updates(p, updates)
+        v = 0.9 * v + 1.0
+        expected -= 0.1 * (1.0 + 0.9 * v)
+    np.testing.assert_allclose(p, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adamw"])
+@pytest.mark.parametrize("decay_all", [True, False])
+def test_batch_norm_and_biases_can_be_spared_from_decay(name, decay_all):
+    params = {"kernel": jnp.full((2, 2), 3.0), "scale": jnp.full((2,), 3.0)}
+    tx = make_optimizer(name, optax.constant_schedule(0.1), weight_decay=0.5, decay_all=decay_all)
+    zero = {"kernel": jnp.zeros((2, 2)), "scale": jnp.zeros((2,))}
+    updates, _ = tx.update(zero, tx.init(params), params)
+    assert np.all(updates["kernel"] < 0)
+    assert np.all(updates["scale"] < 0) if decay_all else not np.any(updates["scale"])

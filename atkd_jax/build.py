@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from atkd_jax import data, methods, models, optim
 from atkd_jax.data.augment import Augment
+from atkd_jax.data.mix import Mix
 from atkd_jax.objective import Objective, Term
 from atkd_jax.step import Network
 from atkd_jax.types import DataSpec
@@ -34,6 +35,11 @@ def source(config: ConfigDict) -> Any:
 def augment(config: ConfigDict) -> Augment:
     """What happens to a training image before both networks see it."""
     return Augment(**config.data.augment.to_dict())
+
+
+def mixing(config: ConfigDict) -> Mix:
+    """Whether training images are mixed with each other."""
+    return Mix(**config.data.mix.to_dict())
 
 
 def network(

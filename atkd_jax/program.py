@@ -82,6 +82,7 @@ def assemble(config: ConfigDict, parallel: Parallel, feed: Any) -> Program:
         parallel.axis,
         accumulate=config.accumulate,
         ema=config.ema,
+        mixing=build.mixing(config),
     )
     steps = config.steps_per_dispatch or parallel.steps_per_dispatch
     dispatch = make_dispatch(step, feed.fetch, in_loop=steps > 1)

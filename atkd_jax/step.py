@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import optax
 
 from atkd_jax.data.augment import Augment, augment, normalize
+from atkd_jax.data.mix import Mix, mix
 from atkd_jax.methods.base import Extras
 from atkd_jax.objective import Objective, cross_entropy
 from atkd_jax.types import Array, Batch, DataSpec, PyTree, TrainState
 
 # Purposes folded into the step's key, so that no two uses of randomness share a stream.
-AUGMENT, DROPOUT, METHOD = range(3)
+AUGMENT, DROPOUT, METHOD, MIX = range(4)
 
 
 class Network(NamedTuple):
@@ -107,6 +108,7 @@ def make_train_step(
     axis: Axis = Axis(),  # noqa: B008 (an immutable value)
     accumulate: int = 1,
     ema: float = 0.0,
+    mixing: Mix = Mix(),  # noqa: B008
 ) -> Callable[[TrainState, PyTree, Batch, Array], tuple[TrainState, dict[str, Array]]]:
     """Builds `step(state, teacher_variables, batch, rng) -> (state, metrics)` for one device.
 
@@ -122,6 +124,7 @@ def make_train_step(
         devices. A method's state goes from micro-batch to micro-batch.
       ema: decay of the student's average over the steps, 0 for none. An early average forgets
         faster, by min(ema, (1 + step) / (10 + step)) as in TensorFlow.
+      mixing: mixup and CutMix, after the augmentation; both networks see the mixture.
 
     Raises:
       ValueError: a method compares the examples of a batch, which it would see only in part; or
@@ -141,7 +144,11 @@ def make_train_step(
         rng = jax.random.fold_in(rng, state.step)
         position = axis.index() * len(batch.label) + jnp.arange(len(batch.label))
         image = augment(jax.random.fold_in(rng, AUGMENT), batch.image, position, aug)
-        batch = batch._replace(image=image)
+        label = batch.label
+        if mixing.active:
+            rng_mix, classes = jax.random.fold_in(rng, MIX), student.module.num_classes
+            image, label = mix(rng_mix, image, label, position, classes, mixing, axis.gather)
+        batch = batch._replace(image=image, label=label)
         dropout = jax.vmap(jax.random.fold_in, (None, 0))(
             jax.random.fold_in(rng, DROPOUT), position
         )
@@ -162,7 +169,8 @@ def make_train_step(
                 loss, (method_state, metrics) = objective.loss(
                     extras, t, s, part, rng, state.step, axis.gather
                 )
-                metrics["top1"] = jnp.mean(jnp.argmax(s.logits, 1) == part.label, dtype=jnp.float32)
+                answer = part.label if part.label.ndim == 1 else jnp.argmax(part.label, 1)
+                metrics["top1"] = jnp.mean(jnp.argmax(s.logits, 1) == answer, dtype=jnp.float32)
                 return loss, (Running(updated.get("batch_stats", {}), method_state), metrics)
 
             grads, (after, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)

@@ -15,7 +15,16 @@ def get_config() -> ConfigDict:
                 name="digits",  # see atkd_jax/data, or npz:PATH for your own
                 data_dir="",  # where TFDS looks; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
                 options=dict(),  # the data set's own, such as svhn's extra; see atkd_jax/data
-                augment=dict(pad=0, pad_mode="zero", flip=False, rotate=0.0, brightness=0.0),
+                augment=dict(
+                    pad=0,
+                    pad_mode="zero",  # or "reflect"
+                    flip=False,
+                    rotate=0.0,  # degrees
+                    brightness=0.0,
+                    randaugment=0,  # operations an image
+                    magnitude=9.0,  # of each, 0..30
+                ),
+                mix=dict(mixup=0.0, cutmix=0.0, probability=1.0),  # alphas of Beta; 0: off
             ),
             student="resnet8",
             teacher=dict(

@@ -33,6 +33,7 @@ from atkd_jax.main import cache_compilations
 from atkd_jax.signals import Interrupted, StopSignal, stop_signal
 from atkd_jax.train import train_and_evaluate
 from experiments import ledger, runs
+from experiments.company import train_company
 from experiments.measure import measure
 from experiments.runs import Run
 from experiments.tables import TABLES, Row
@@ -95,8 +96,6 @@ class Worker:
         folders = [self.folder(run) for run in group]
         with folders[0].with_suffix(".log").open("a") as log, contextlib.redirect_stdout(log):
             if len(group) > 1:
-                from experiments.company import train_company
-
                 train_company([run.config for run in group], folders)
             for run, folder in zip(group, folders, strict=True):
                 summary = train_and_evaluate(run.config, folder)  # reads it, if it is there
@@ -231,8 +230,8 @@ def main() -> None:
         sys.exit(f"error: {error}")
     results = ledger.read(args.results)[0]
     left = [run for run in todo if run.hash not in results]
-    say(f"{len(todo)} runs, {len(todo) - len(left)} of them done")
     with budget(args.budget) as stop:
+        say(f"{len(todo)} runs, {len(todo) - len(left)} of them done")
         failed = fill(worker, groups(left, args.students), stop)
     if stop.asked:
         say("stopped; the same command goes on from there")

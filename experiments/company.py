@@ -1,0 +1,251 @@
+"""One teacher, many students: one program that asks the teacher once per batch.
+
+Students of a company share everything but their methods and their seeds. The order of the images,
+their augmentation and what methods draw at a step follow the company's data seed, which is the
+first student's; a student's own seed decides its initial parameters and those of its method. So
+
+- K methods with one seed are, each, the same run as `train_and_evaluate` with that configuration
+  (to rounding; a test holds them to 1e-5 after a few steps). This is what the runner does: seeds
+  stay independent of each other, and methods are compared on the same images;
+- of K seeds, the first is the same as alone; another is reproduced by a company of its own with
+  that data seed. Their spread is that of initialisation alone.
+
+Students stand one after another in the compiled step, because methods have different parameters.
+For K seeds of one method two more ways are measured (bench_company.py, one core busy elsewhere).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from atkd_jax import build, teacher
+from atkd_jax import workdir as files
+from atkd_jax.checkpoint import Checkpoints, save_export
+from atkd_jax.evaluate import make_evaluate
+from atkd_jax.feed import make_feed
+from atkd_jax.logs import Log
+from atkd_jax.models.size import count_params
+from atkd_jax.program import Program, assemble, make_parallel
+from atkd_jax.signals import Interrupted, stop_signal
+from atkd_jax.step import Axis, Network, make_dispatch, make_train_step, student_variables
+from atkd_jax.train import IN_FLIGHT, describe, export_meta, train_and_evaluate
+from atkd_jax.types import Array, Batch, PyTree, TrainState
+from experiments import runs
+
+
+@flax.struct.dataclass
+class Company:
+    """The states of all students."""
+
+    members: tuple[TrainState, ...]
+
+    @property
+    def step(self) -> Array:
+        return self.members[0].step
+
+
+class Once:
+    """A teacher that is asked once: every student of one traced step gets the same answer."""
+
+    def __init__(self, network: Network):
+        self.network, self.answer = network, None
+
+    def apply(self, variables: PyTree, image: Array, **kwargs):
+        if self.answer is None:
+            self.answer = self.network.apply(variables, image, **kwargs)
+        return self.answer
+
+
+def make_company_step(
+    configs: Sequence[ConfigDict], programs: Sequence[Program], axis: Axis
+) -> Callable:
+    """Builds `step(company, teacher_variables, batch, rng) -> (company, metrics)` for one device.
+
+    Metrics are those of `make_train_step`, for student i under "i/", and the mean loss.
+    """
+    feed, bn_axis = programs[0].feed, programs[0].parallel.axis_name
+
+    def company_step(company: Company, teacher_variables: PyTree, batch: Batch, rng: Array):
+        master = Once(programs[0].teacher) if programs[0].teacher else None
+        members, metrics = [], {}
+        for i, (config, program, state) in enumerate(
+            zip(configs, programs, company.members, strict=True)
+        ):
+            step = make_train_step(
+                program.student,
+                master,
+                build.objective(config, feed.steps_per_epoch, bn_axis),
+                build.optimizer(config, feed.steps_per_epoch),
+                build.augment(config),
+                axis,
+                ema=config.ema,
+            )
+            state, own = step(state, teacher_variables, batch, rng)
+            members.append(state)
+            metrics |= {f"{i}/{key}": value for key, value in own.items()}
+        metrics["loss"] = sum(metrics[f"{i}/loss"] for i in range(len(members))) / len(members)
+        return Company(tuple(members)), metrics
+
+    return company_step
+
+
+def check_members(configs: Sequence[ConfigDict]) -> None:
+    """Raises ValueError if students do not fit into one company."""
+    first = runs.identity(shared(configs[0]))
+    for config in configs:
+        own = runs.identity(shared(config))
+        if keys := [key for key in first.keys() | own.keys() if first.get(key) != own.get(key)]:
+            raise ValueError(
+                f"students of one company share all but methods and seeds; these differ in"
+                f" {', '.join(sorted(keys))}: train them apart"
+            )
+        if config.accumulate > 1:
+            raise ValueError("accumulate splits the batch that a company shares; train them apart")
+
+
+def shared(config: ConfigDict) -> dict[str, Any]:
+    """What has to be the same for all."""
+    return config.to_dict() | {"terms": {}, "ce_weight": 1.0, "seed": 0}
+
+
+def train_company(
+    configs: Sequence[ConfigDict], workdirs: Sequence[Path], data_seed: int | None = None
+) -> None:
+    """Trains students together, or goes on with them; leaves finished runs in their workdirs.
+
+    Args:
+      data_seed: of the images' order and augmentation; the first student's unless given.
+
+    A workdir then holds what `train_and_evaluate` leaves, but for attention.png. Seconds are the
+    company's, divided among the students.
+
+    Raises:
+      ValueError, FloatingPointError, Interrupted: as `train_and_evaluate`.
+    """
+    check_members(configs)
+    for config, workdir in zip(configs, workdirs, strict=True):
+        files.check(config, workdir)
+    data_seed = configs[0].seed if data_seed is None else data_seed
+    members = {str(i): config.to_dict() for i, config in enumerate(configs)}
+    name = runs.name_of(members | {"data_seed": data_seed})
+    own = workdirs[0].parent / f"company-{name}"
+    size, lead = len(configs), configs[0]
+    parallel = make_parallel(lead)
+    feed = make_feed(build.source(lead), parallel, lead.batch_size, data_seed)
+    programs = [assemble(config, parallel, feed) for config in configs]
+    master, spec = programs[0].teacher, feed.spec
+    about, teacher_variables = {}, ()
+    if master:
+        host = teacher.load(lead, master, spec, own, train_and_evaluate)
+        teacher_variables = parallel.place(host)
+        top1 = make_evaluate(master, feed, parallel)(teacher_variables)["top1"]
+        teacher.check_top1(lead, top1)
+        about["teacher"] = describe(lead.teacher.model, master, host["params"], spec)
+        about["teacher"]["top1"] = top1
+
+    checkpoints = Checkpoints(own / "checkpoints", lead.checkpoint.keep)
+    if (step := checkpoints.latest()) is None:
+        step, meta = 0, {"sums": {}, "histories": [[] for _ in configs], "seconds": 0.0}
+        state = Company(tuple(program.fresh() for program in programs))
+    else:
+        like = Company(tuple(program.like for program in programs))
+        state, meta = checkpoints.restore(step, like, parallel.replicated)
+    sums, histories, began = meta["sums"], meta["histories"], time.monotonic() - meta["seconds"]
+
+    steps = programs[0].steps_per_dispatch
+    whole = make_dispatch(
+        make_company_step(configs, programs, parallel.axis), feed.fetch, in_loop=steps > 1
+    )
+    dispatch = parallel.spmd(whole, spread=(3,), donate=(0,))
+    evaluate = make_evaluate(programs[0].student, feed, parallel)
+    per_epoch, seed = feed.steps_per_epoch, np.int32(data_seed)
+    pending: deque = deque()
+
+    def drain(left: int) -> None:
+        nonlocal sums
+        while len(pending) > left:
+            part, last = jax.device_get(pending.popleft())
+            check_finite(configs, last)
+            sums = {k: np.asarray(sums.get(k, 0.0)) + v.astype(np.float64) for k, v in part.items()}
+
+    def save() -> None:
+        drain(0)
+        partial = {key: np.asarray(value).tolist() for key, value in sums.items()}
+        seconds = time.monotonic() - began
+        checkpoints.save(step, state, {"sums": partial, "histories": histories, "seconds": seconds})
+
+    with ExitStack() as stack, closing(checkpoints), stop_signal() as stop:
+        for config, workdir in zip(configs, workdirs, strict=True):
+            files.write_json(workdir / "config.json", config.to_dict())
+        logs = [stack.enter_context(closing(Log(workdir, step))) for workdir in workdirs]
+        for epoch in range(step // per_epoch, lead.epochs):
+            for batches, start, end in feed.train(epoch, step % per_epoch, steps):
+                data = (feed.train_data, batches, start, end, seed)
+                state, part, last = dispatch(state, teacher_variables, *data)
+                step += end - start
+                pending.append((part, last))
+                drain(IN_FLIGHT - 1)
+                if stop.asked:
+                    save()
+                    raise Interrupted(f"saved at step {step} of {lead.epochs * per_epoch}")
+            drain(0)
+            for i, (log, workdir) in enumerate(zip(logs, workdirs, strict=True)):
+                test = evaluate(student_variables(state.members[i]))
+                histories[i].append({"epoch": epoch + 1} | test)
+                means = {k: v / per_epoch for k, v in of_member(sums, i).items()}
+                files.write_arrays(workdir, epoch, means)
+                row = {f"train/{key}": float(mean) for key, mean in means.items() if not mean.ndim}
+                row |= {f"test/{key}": value for key, value in test.items()}
+                log.epoch(step, epoch + 1, row | {"lr": float(programs[i].lr(step - 1))})
+            sums = {}
+            if (epoch + 1) % lead.checkpoint.every_epochs == 0 or epoch + 1 == lead.epochs:
+                save()
+
+    seconds = (time.monotonic() - began) / size
+    for config, program, member, rows, workdir in zip(
+        configs, programs, state.members, histories, workdirs, strict=True
+    ):
+        save_export(
+            workdir / "export", student_variables(member), export_meta(config, program, rows)
+        )
+        student = describe(config.student, program.student, program.like.params["student"], spec)
+        result = about | {
+            "student": student,
+            "method_params": count_params(program.like.params["method"]),
+            "data": spec.name,
+            "class_names": spec.class_names,
+            "last": rows[-1],
+            "best": max(rows, key=lambda row: row["top1"]),
+            "seconds": seconds,
+            "images_per_second": config.epochs * per_epoch * config.batch_size / seconds,
+            "hardware": files.hardware(),
+            "versions": files.versions(),
+            "config": config.to_dict(),
+        }
+        files.write_json(workdir / "summary.json", result)
+
+
+def of_member(sums: dict[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
+    """The metrics of student i."""
+    return {k.removeprefix(f"{i}/"): v for k, v in sums.items() if k.startswith(f"{i}/")}
+
+
+def check_finite(configs: Sequence[ConfigDict], last: dict[str, np.ndarray]) -> None:
+    """Raises FloatingPointError naming the students whose loss is not finite."""
+    bad = [i for i in range(len(configs)) if not np.isfinite(last[f"{i}/loss"])]
+    if bad:
+        names = ", ".join("+".join(configs[i].terms) or "none" for i in bad)
+        raise FloatingPointError(
+            f"the loss of {names} is not finite at step {int(last['step'])}; train it alone, with a"
+            " lower optimizer.lr or weight"
+        )

@@ -22,6 +22,7 @@ from atkd_jax.types import PyTree
 from experiments import roc, runs
 from experiments.runs import Run
 
+ROOT = Path(__file__).parent.parent
 CURVES = ("train/loss", "test/loss", "test/top1")
 
 
@@ -124,9 +125,11 @@ def matrix(folder: Path) -> list[list[float]]:
 
 
 def commit() -> str:
-    """The commit of this checkout, "-dirty" if it was changed since; empty if there is none."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    found = subprocess.run(
-        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip()
+    """The commit of this checkout, "-dirty" if the code was changed since; empty without git."""
+
+    def git(*words: str) -> str:
+        command = ["git", *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "atkd_jax", "configs")
+    return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")

@@ -50,6 +50,10 @@ PARAMS = {
     "mobilenetv2_cifar": (2_236_682, 2_351_972, None),
     "mobilenetv2_cifar_x0.5": (700_490, 815_780, None),
     "mobilenetv2_half": (697_546, 812_836, None),
+    "vgg8": (3_918_858, 3_965_028, None),
+    "vgg13": (9_416_010, 9_462_180, None),
+    "shufflenetv1": (862_768, 949_258, None),
+    "shufflenetv2": (1_263_278, 1_355_528, None),
 }
 
 # Image size -> (height, channels) of stem, stage1, ..., and the pooled width.
@@ -62,6 +66,10 @@ TAPS = {
     "resnet50_cifar": (32, [(32, 64), (32, 256), (16, 512), (8, 1024), (4, 2048)], 2048),
     "mobilenetv2_half": (32, [(16, 16), (16, 12), (8, 16), (4, 48), (2, 160)], 1280),
     "mobilenetv2_cifar": (32, [(32, 32), (32, 24), (16, 32), (8, 96), (4, 320)], 1280),
+    "vgg8": (32, [(32, 64), (16, 128), (8, 256), (4, 512), (4, 512)], 512),
+    "vgg13": (32, [(32, 64), (16, 128), (8, 256), (4, 512), (4, 512)], 512),
+    "shufflenetv1": (32, [(32, 24), (16, 240), (8, 480), (4, 960)], 960),
+    "shufflenetv2": (32, [(32, 24), (16, 116), (8, 232), (4, 464)], 1024),
     "resnet50": (224, [(112, 64), (56, 256), (28, 512), (14, 1024), (7, 2048)], 2048),
     "mobilenetv1": (224, [(112, 32), (56, 128), (28, 256), (14, 512), (7, 1024)], 1024),
     "mobilenetv2": (224, [(112, 32), (56, 24), (28, 32), (14, 96), (7, 320)], 1280),
@@ -78,6 +86,10 @@ BLOCKS = {
     "mobilenetv1": 13,
     "mobilenetv2": 17,
     "mobilenetv2_half": 17,
+    "vgg8": 5,
+    "vgg13": 10,
+    "shufflenetv1": 16,
+    "shufflenetv2": 16,
 }
 
 
@@ -147,7 +159,10 @@ def test_every_residual_block_is_tapped(name):
     assert sum(x.startswith("block") for x in out.feats) == BLOCKS[name]
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "resnet18", "mobilenetv1", "mobilenetv2"])
+HALF = ["resnet8", "wrn_16_1", "resnet18", "mobilenetv1", "mobilenetv2", "vgg8"]
+
+
+@pytest.mark.parametrize("name", [*HALF, "shufflenetv1", "shufflenetv2"])
 def test_half_precision_keeps_parameters_statistics_and_logits_in_float32(name):
     module = models.create(name, 10, dtype=jnp.bfloat16, bn_axis="batch")
     variables = init_shapes(module)

@@ -14,6 +14,8 @@ from atkd_jax.models.mobilenetv1 import MobileNetV1
 from atkd_jax.models.mobilenetv2 import MobileNetV2, MobileNetV2Cifar, MobileNetV2Half
 from atkd_jax.models.resnet import Bottleneck, ResNet
 from atkd_jax.models.resnet_cifar import BasicBlock, ResNetCifar
+from atkd_jax.models.shufflenet import ShuffleNet, V1Block, V2Block
+from atkd_jax.models.vgg import VGG
 from atkd_jax.models.wrn import WideResNet
 
 # The CIFAR ResNets have 1x1 convolutions where a stage begins; those with an `a`, zeros (shortcut
@@ -57,6 +59,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mobilenetv2_cifar_x0.75": partial(MobileNetV2Cifar, width=0.75),
     "mobilenetv2_cifar_x1.4": partial(MobileNetV2Cifar, width=1.4),
     "mobilenetv2_half": MobileNetV2Half,
+    "vgg8": partial(VGG, convs=(1, 1, 1, 1, 1)),
+    "vgg13": partial(VGG, convs=(2, 2, 2, 2, 2)),
+    "shufflenetv1": partial(ShuffleNet, block=V1Block, widths=(240, 480, 960)),
+    "shufflenetv2": partial(ShuffleNet, block=V2Block, widths=(116, 232, 464), head=1024),
 }
 
 

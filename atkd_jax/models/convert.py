@@ -3,7 +3,7 @@
 The names that are known:
   CIFAR ResNets: akamaster/pytorch_resnet_cifar10 (option A: `resnet20a`, ...), RepDistiller (CRD's
     benchmark), chenyaofo/pytorch-cifar-models.
-  WRN: RepDistiller.
+  WRN, VGG, ShuffleNet: RepDistiller.
   ResNet-18/34/50: torchvision, timm; with the CIFAR stem RepDistiller.
   MobileNetV2: torchvision, timm; CIFAR chenyaofo/pytorch-cifar-models; half-width RepDistiller.
 """
@@ -180,9 +180,40 @@ def _mobilenetv2_half(group: int, block: int, layer: str) -> tuple[str, ...]:
     return (f"blocks.{group - 1}.{block - 1}.conv.{position}",)
 
 
+def _vgg(group: int, block: int, layer: str) -> tuple[str, ...]:
+    if not block:
+        return ("classifier",)
+    return (f"block{group}.{3 * (block - 1) + ('conv', 'bn').index(layer)}",)
+
+
+def _shufflenetv1(stage: int, block: int, layer: str) -> tuple[str, ...]:
+    if stage:
+        return (f"layer{stage}.{block - 1}.{layer}",)
+    return (
+        {
+            "stem_conv": "conv1",
+            "stem_bn": "bn1",
+            "head_conv": "conv2",
+            "head_bn": "bn2",
+            "fc": "linear",
+        }[layer],
+    )
+
+
+def _shufflenetv2(stage: int, block: int, layer: str) -> tuple[str, ...]:
+    if layer.startswith("left_"):
+        layer = layer.removeprefix("left_")
+    elif block == 1:  # the left branch counts first
+        layer = f"{layer[:-1]}{int(layer[-1]) + 2}"
+    return _shufflenetv1(stage, block, layer)
+
+
 NAMINGS = {
     "resnet": _resnet,
     "wrn": _wrn,
     "mobilenetv2_half": _mobilenetv2_half,
     "mobilenetv2": _mobilenetv2,
+    "vgg": _vgg,
+    "shufflenetv1": _shufflenetv1,
+    "shufflenetv2": _shufflenetv2,
 }

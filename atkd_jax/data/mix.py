@@ -72,15 +72,15 @@ def mix(
     images, labels = gather((image, label))
     partner = jax.random.permutation(rng_order, len(labels))[position]  # [B]
     _, height, width, _ = image.shape
-    shares = []  # [H, W] of the image's own share, for each kind of mixing
-    if spec.mixup:
-        share = jax.random.beta(rng_share, spec.mixup, spec.mixup)
-        shares.append(jnp.full((height, width), share))
-    if spec.cutmix:
-        share = jax.random.beta(rng_share, spec.cutmix, spec.cutmix)
-        shares.append(1.0 - rectangle(rng_place, height, width, 1.0 - share))
-    which = jax.random.randint(rng_which, (), 0, len(shares))
-    own = jnp.stack(shares)[which]
+    kinds = [kind for kind in ("mixup", "cutmix") if getattr(spec, kind)]
+    which = jax.random.randint(rng_which, (), 0, len(kinds))
+    alpha = jnp.array([getattr(spec, kind) for kind in kinds], jnp.float32)[which]
+    share = jax.random.beta(rng_share, alpha, alpha)
+    own = {  # [H, W]: at every pixel, the image's own share
+        "mixup": jnp.full((height, width), share),
+        "cutmix": 1.0 - rectangle(rng_place, height, width, 1.0 - share),
+    }
+    own = jnp.stack([own[kind] for kind in kinds])[which]
     own = jnp.where(jax.random.uniform(rng_whether) < spec.probability, own, 1.0)
     weight = own[None, :, :, None]
     mixed = weight * image + (1.0 - weight) * images[partner]

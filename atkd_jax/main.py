@@ -14,6 +14,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from atkd_jax.plan import make_plan
 from atkd_jax.signals import Interrupted
 from atkd_jax.train import train_and_evaluate
 
@@ -34,6 +35,11 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file
     cache_compilations()
     try:
+        if CONFIG.value.dry_run:
+            print("\n".join(make_plan(CONFIG.value)))
+            return
+        if not WORKDIR.value:
+            raise ValueError("a run needs a folder: add --workdir=DIR")
         result = train_and_evaluate(CONFIG.value, Path(WORKDIR.value))
     except Interrupted as stopped:
         print(f"stopped: {stopped}; the same command goes on from there")
@@ -56,7 +62,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 def cli() -> None:
     """The console script `atkd`. The configs folder is found from where the command is typed."""
     sys.path.insert(0, os.getcwd())
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flags_as_required(["config"])
     app.run(main, flags_parser=parse_flags)
 
 

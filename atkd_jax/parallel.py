@@ -111,6 +111,20 @@ class Parallel:
         n = len(self.devices) // jax.process_count()
         return jax.tree.map(lambda x: x.reshape(len(x), n, -1, *x.shape[2:]), tree)
 
+    def shapes(self, tree: PyTree) -> PyTree:
+        """What `place` would return, as `ShapeDtypeStruct`s, of a tree of such."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), tree
+        )
+
+    def shapes_of_batches(self, tree: PyTree) -> PyTree:
+        """What `place_batches` would return, as `ShapeDtypeStruct`s; for one process with pmap."""
+        if self.mode == "pmap":
+            return jax.eval_shape(self._split, tree)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.spread), tree
+        )
+
     def init(self, function: Callable[[], PyTree]) -> PyTree:
         """Runs a function without arguments; its results are replicated."""
         return jax.jit(function, out_shardings=self.replicated)()

@@ -16,7 +16,14 @@ from ml_collections import ConfigDict
 from atkd_jax.types import PyTree
 
 # What may differ when a run is taken up again: where it runs, not what it computes.
-FREE = ("parallel", "steps_per_dispatch", "checkpoint", "data.data_dir", "teacher.expect_top1")
+FREE = (
+    "parallel",
+    "dry_run",
+    "steps_per_dispatch",
+    "checkpoint",
+    "data.data_dir",
+    "teacher.expect_top1",
+)
 PACKAGES = ("atkd-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 

@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
             dtype="float32",  # or bfloat16, of the networks; parameters and losses are float32
             parallel="shard_map",  # or pmap, none
             sync_batch_norm=True,  # else every device normalises with statistics of its own part
+            dry_run=False,  # print the plan of the run, compile its step, and stop
             steps_per_dispatch=0,  # 0: one on CPU, 50 elsewhere
             checkpoint=dict(every_epochs=1, every_steps=0, keep=2),
         )

@@ -13,8 +13,9 @@ FLOORS = [
     ["parallel", "checkpoint", "logs", "signals", "workdir", "picture", "build"],
     ["feed", "teacher"],
     ["evaluate", "program"],
-    ["train", "export"],
+    ["train", "export", "plan"],
     ["main"],
+    ["doctor"],
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 

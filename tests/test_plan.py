@@ -1,0 +1,106 @@
+"""A dry run says what a run will be and reads nothing."""
+
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from atkd_jax import plan
+from atkd_jax.program import make_parallel, make_program
+from configs import cifar10, cinic10, imagenet, svhn
+from tests.runs import small_config, write_npz
+
+
+def small_cifar(**changes):
+    config = cifar10.get_config("method=atkd,pair=r20_r8")
+    config.teacher.model = "resnet8"
+    config.update(changes)
+    return config
+
+
+@pytest.mark.parametrize("mode, accumulate", [("shard_map", 1), ("pmap", 1), ("none", 2)])
+def test_the_plan_compiles_without_data(mode, accumulate, monkeypatch):
+    monkeypatch.setattr("atkd_jax.data.load", None)  # nothing may be read
+    config = small_cifar(parallel=mode, batch_size=64)
+    config.terms = {"kd": {"weight": 1.0}}
+    config.accumulate = accumulate
+    config.teacher.weights = "not_here.pth"
+    text = "\n".join(plan.make_plan(config))
+    devices = 1 if mode == "none" else jax.device_count()
+    assert f"devices: {devices} x" in text and f"batch: 64 = {devices} x {64 // devices}" in text
+    assert "240 epochs x 781 = 187,440" in text
+    assert "student resnet8: 78,042 parameters, 12,501,632 MACs = 25,003,264 FLOPs" in text
+    assert "teacher weights: not_here.pth" in text
+    assert float(re.search(r"memory: ([\d.]+) GiB", text)[1]) > 0.1  # the images alone are 0.14
+    flops = int(re.search(r"XLA counts ([\d,]+) FLOPs", text)[1].replace(",", ""))
+    # Teacher and student forwards, and a backward of twice the forward; the rest is a fifth more.
+    assert flops == pytest.approx(4 * 25_003_264, rel=0.25)
+
+
+def test_imagenet_is_known_without_being_there():
+    config = imagenet.get_config()
+    spec, in_memory = plan.known(config)
+    assert not in_memory and spec.image_shape == (224, 224, 3) and spec.num_classes == 1000
+    feed = plan.paper_feed(config, make_parallel(config), 2)
+    assert feed.stack.image.shape == (2, 1024, 224, 224, 3) and feed.steps_per_epoch == 1251
+    assert feed.train_data == ()
+
+
+@pytest.mark.parametrize(
+    "config, num", [(svhn, 73_257 + 531_131), (cinic10, 180_000)], ids=["svhn", "cinic10"]
+)
+def test_options_that_add_images_count(config, num):
+    config = config.get_config()
+    name = config.data.name
+    config.data.options = {"extra": True} if name == "svhn" else {"train": "train+validation"}
+    spec, in_memory = plan.known(config)
+    assert in_memory and spec.num_train == num == len(spec.train_label)
+
+
+@pytest.mark.parametrize("mode", ["shard_map", "pmap", "none"])
+def test_the_shapes_are_those_of_a_run(tmp_path, mode):
+    config = small_config(write_npz(tmp_path / "data.npz"))
+    config.parallel = mode
+    program = make_program(config)
+    feed = plan.paper_feed(config, program.parallel, 1)
+    stack, _, _ = next(program.feed.train(0, 0, 1))
+    theirs = (program.feed.train_data, stack)
+    same = jax.tree.map(
+        lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype),
+        (feed.train_data, feed.stack),
+        theirs,
+    )
+    assert jax.tree.leaves(same) and all(jax.tree.leaves(same))
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(ValueError, match="batch_size 51200 is larger than the training set"):
+        plan.make_plan(small_cifar(batch_size=51_200))
+
+
+def test_the_command_needs_no_workdir(tmp_path):
+    npz = write_npz(tmp_path / "data.npz")
+    command = [sys.executable, "-m", "atkd_jax.main", "--config=configs/digits.py:method=none"]
+    command += [f"--config.data.name=npz:{npz}", "--config.batch_size=16"]
+    done = subprocess.run(
+        [*command, "--config.dry_run=True"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "96 training and 20 test images of 8x8x3" in done.stdout and "memory:" in done.stdout
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "add --workdir=DIR" in done.stderr
+
+
+def test_the_rate_of_imagenet_grows_with_the_batch():
+    from atkd_jax import build
+
+    for epochs, peak in (("300", 0.2), ("100", 0.4)):
+        config = imagenet.get_config(f"epochs={epochs}")
+        lr = build.schedule(config, 1251)
+        np.testing.assert_allclose(lr(5 * 1251), peak, rtol=1e-4)
+        assert config.epochs == int(epochs)
+    with pytest.raises(ValueError, match="unknown track of epochs '200'"):
+        imagenet.get_config("epochs=200")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from atkd_jax.types import PyTree
@@ -19,6 +23,36 @@ EXPORT_META = "meta.json"
 
 def _target(tree: PyTree, sharding: Sharding) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def crc32(tree: PyTree, meta: dict[str, Any]) -> int:
+    """A checksum of all arrays, their names and a JSON value. Neither Orbax nor TensorStore has
+    one: a flipped bit in a file would be a flipped bit in a parameter."""
+    crc = zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
+        crc = zlib.crc32(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), crc)
+    return crc
+
+
+def _reason(error: Exception) -> str:
+    """The first line that says something, without its middle if it is long."""
+    line = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+    return line if len(line) < 250 else f"{line[:100]} ... {line[-140:]}"
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns what Orbax and TensorStore raise, which is of many kinds, into one OSError."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError:  # another host is gone
+        raise
+    except Exception as error:
+        raise OSError(
+            f"{path} cannot be written ({_reason(error)}); what was saved before is good. Make room"
+            " and give the same command again"
+        ) from error
 
 
 class Checkpoints:
@@ -42,35 +76,51 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def save(self, step: int, tree: PyTree, meta: dict[str, Any]) -> None:
-        """Starts writing; returns before it is done. A step that is there already is kept."""
+        """Starts writing; returns before it is done. A step that is there already is kept.
+
+        Raises:
+          OSError: this one, or the one before, cannot be written.
+        """
         if step == self.latest():
             return
+        meta = {"meta": meta, "crc32": crc32(tree, meta)}
         args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
-        self.manager.save(step, args=args, force=True)
+        with _writing(self.directory):  # its own start, and the end of the one before
+            self.manager.save(step, args=args, force=True)
 
     def restore(self, step: int, like: PyTree, sharding: Sharding) -> tuple[PyTree, dict[str, Any]]:
         """Reads a checkpoint into the structure, shapes and dtypes of `like`.
 
         Raises:
-          ValueError: the checkpoint is damaged or was written by a different kind of run.
+          ValueError: the checkpoint is damaged (its checksum tells), or another kind of run's.
         """
         args = ocp.args.Composite(
             tree=ocp.args.StandardRestore(_target(like, sharding)), meta=ocp.args.JsonRestore()
         )
         try:
             restored = self.manager.restore(step, args=args)
+            tree, (meta, crc) = restored["tree"], (restored["meta"][k] for k in ("meta", "crc32"))
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-            raise ValueError(
-                f"checkpoint {self.directory / str(step)} cannot be read: it is damaged or from"
-                f" another run ({reason[:200]}). Move it away to go on from the one before it,"
-                " or start in another --workdir."
-            ) from error
-        return restored["tree"], restored["meta"]
+            raise ValueError(self._unusable(step, _reason(error))) from error
+        if crc != crc32(tree, meta):
+            raise ValueError(self._unusable(step, "its checksum differs from what was written"))
+        return tree, meta
+
+    def _unusable(self, step: int, reason: str) -> str:
+        path = self.directory / str(step)
+        before = [other for other in self.manager.all_steps() if other < step]
+        hint = (
+            f"To go on from step {max(before)} instead, move it away:"
+            f" mv {path} {self.directory.parent / f'damaged-{step}'}"
+            if before
+            else "There is none before it; start in another --workdir"
+        )
+        return f"checkpoint {path} is damaged or from another run and not used ({reason}). {hint}"
 
     def close(self) -> None:
         """Waits until everything is on the disk."""
-        self.manager.wait_until_finished()
+        with _writing(self.directory):
+            self.manager.wait_until_finished()
         self.manager.close()
 
 
@@ -79,14 +129,20 @@ def save_export(directory: Path, variables: PyTree, meta: dict[str, Any]) -> Non
 
     Args:
       meta: model, num_classes, mean, std, and anything worth knowing (data, top1, ...).
+
+    Raises:
+      OSError: it cannot be written.
     """
     directory = directory.absolute()
     if jax.process_index() == 0 and directory.exists():
         shutil.rmtree(directory)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(directory / "variables", variables)
+    with _writing(directory):
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(directory / "variables", variables)
+    meta = meta | {"crc32": crc32(variables, {})}
     if jax.process_index() == 0:
         (directory / EXPORT_META).write_text(json.dumps(meta, indent=2) + "\n")
+    multihost_utils.sync_global_devices(f"{directory} is written")
 
 
 def read_export_meta(directory: Path) -> dict[str, Any]:
@@ -108,13 +164,14 @@ def load_export(directory: Path, like: PyTree) -> PyTree:
     """The exported variables as host arrays, in the structure of `like`.
 
     Raises:
-      ValueError: tensors are missing or have other shapes.
+      ValueError: tensors are missing, have other shapes, or are not what was written.
     """
     target = _target(like, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             variables = checkpointer.restore(directory.absolute() / "variables", target)
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        raise ValueError(f"cannot read the network in {directory}: {reason[:300]}") from error
+        raise ValueError(f"cannot read the network in {directory}: {_reason(error)}") from error
+    if read_export_meta(directory).get("crc32") not in (None, crc32(variables, {})):
+        raise ValueError(f"the network in {directory} is damaged: its checksum differs")
     return jax.tree.map(np.asarray, variables)

@@ -8,18 +8,25 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from atkd_jax import hosts
 from atkd_jax.plan import make_plan
 from atkd_jax.signals import Interrupted
 from atkd_jax.train import train_and_evaluate
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, FILE.py[:options]")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that holds a run resumes it")
+ADDRESS = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of process 0; TPU, Slurm and Open MPI need no such flag"
+)
+PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes the job has")
+PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0")
 
 
 def cache_compilations() -> None:
@@ -35,19 +42,26 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file
     cache_compilations()
     try:
+        hosts.connect(ADDRESS.value, PROCESSES.value, PROCESS.value)
         if CONFIG.value.dry_run:
-            print("\n".join(make_plan(CONFIG.value)))
+            hosts.say("\n".join(make_plan(CONFIG.value)))
             return
         if not WORKDIR.value:
             raise ValueError("a run needs a folder: add --workdir=DIR")
         result = train_and_evaluate(CONFIG.value, Path(WORKDIR.value))
     except Interrupted as stopped:
-        print(f"stopped: {stopped}; the same command goes on from there")
+        hosts.say(f"stopped: {stopped}; the same command goes on from there")
         return
     except (ValueError, FloatingPointError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(f"top-1 {result['last']['top1']:.2f} (best {result['best']['top1']:.2f})", end="")
-    print(f" in {result['seconds']:.0f} s; {WORKDIR.value}/summary.json")
+        hosts.leave(f"error: {error}")
+    except Exception:
+        if jax.process_count() == 1:
+            raise
+        hosts.leave(traceback.format_exc())
+    hosts.say(
+        f"top-1 {result['last']['top1']:.2f} (best {result['best']['top1']:.2f})"
+        f" in {result['seconds']:.0f} s; {WORKDIR.value}/summary.json"
+    )
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -12,12 +12,13 @@ import inspect
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from atkd_jax.step import Axis
-from atkd_jax.types import PyTree
+from atkd_jax.types import Array, PyTree
 
 AXIS = "batch"
 MODES = ("shard_map", "pmap", "none")
@@ -46,6 +47,7 @@ class Parallel:
         self.mesh = Mesh(np.array(devices), (AXIS,))
         self.replicated = NamedSharding(self.mesh, P())
         self.spread = NamedSharding(self.mesh, P(None, AXIS))
+        self._any = jax.jit(jnp.any, out_shardings=self.replicated)
 
     @property
     def axis_name(self) -> str | None:
@@ -110,6 +112,15 @@ class Parallel:
             return tree
         n = len(self.devices) // jax.process_count()
         return jax.tree.map(lambda x: x.reshape(len(x), n, -1, *x.shape[2:]), tree)
+
+    def any_host(self, flag: bool) -> Array | np.bool_:
+        """Whether any process says so: the same answer on all, ready after the steps before it."""
+        if jax.process_count() == 1:
+            return np.bool_(flag)
+        flags = jax.make_array_from_callback(
+            (len(self.devices),), NamedSharding(self.mesh, P(AXIS)), lambda i: np.array([flag])
+        )
+        return self._any(flags)
 
     def shapes(self, tree: PyTree) -> PyTree:
         """What `place` would return, as `ShapeDtypeStruct`s, of a tree of such."""

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a run at the next step, after a checkpoint."""
+"""SIGTERM and SIGINT end a run between two steps, after a checkpoint."""
 
 from __future__ import annotations
 

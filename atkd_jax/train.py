@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from atkd_jax import picture, teacher
+from atkd_jax import hosts, picture, teacher
 from atkd_jax import workdir as files
 from atkd_jax.checkpoint import Checkpoints, save_export
 from atkd_jax.evaluate import make_evaluate
@@ -38,12 +38,19 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       ValueError: the configuration, the data, the teacher or the workdir does not fit; nothing has
         been written.
       FloatingPointError: a loss is not finite; the last good checkpoint stays.
-      Interrupted: SIGTERM or SIGINT came; everything is saved.
+      OSError: a file cannot be written; the last good checkpoint stays.
+      Interrupted: SIGTERM or SIGINT came to one of the hosts; everything is saved.
     """
     files.check(config, workdir)
     if (finished := files.read_summary(workdir)) is not None:
-        print(f"{workdir} holds a finished run: top-1 {finished['last']['top1']:.2f}")
+        hosts.say(f"{workdir} holds a finished run: top-1 {finished['last']['top1']:.2f}")
         return finished
+    with files.claim(workdir), hosts.together():
+        return run(config, workdir)
+
+
+def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """`train_and_evaluate` in a workdir that is this run's own."""
     program = make_program(config)
     parallel, feed, spec = program.parallel, program.feed, program.feed.spec
     steps_per_epoch = feed.steps_per_epoch
@@ -56,19 +63,21 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         host = teacher.load(config, program.teacher, spec, workdir, train_and_evaluate)
         teacher_variables = parallel.place(host)
         top1 = make_evaluate(program.teacher, feed, parallel)(teacher_variables)["top1"]
-        print(f"teacher {config.teacher.model}: top-1 {top1:.2f} on the test set of {spec.name}")
+        hosts.say(f"teacher {config.teacher.model}: top-1 {top1:.2f} on {spec.name}'s test set")
         teacher.check_top1(config, top1)
         about["teacher"] = describe(config.teacher.model, program.teacher, host["params"], spec)
         about["teacher"]["top1"] = top1
 
     files.write_json(workdir / "config.json", config.to_dict())
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
-    if (step := checkpoints.latest()) is None:
+    step = checkpoints.latest()
+    hosts.check_same(str(step), f"hosts see different checkpoints in {workdir}; is it shared?")
+    if step is None:
         step, meta = 0, {"sums": {}, "history": [], "seconds": 0.0}
         state = program.fresh()
     else:
         state, meta = checkpoints.restore(step, program.like, parallel.replicated)
-        print(f"going on from step {step}")
+        hosts.say(f"going on from step {step}")
     sums, history, began = meta["sums"], meta["history"], time.monotonic() - meta["seconds"]
 
     evaluate = make_evaluate(program.student, feed, parallel)
@@ -76,12 +85,14 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     log = Log(workdir, step)
     progress = Progress(log, config.student, total, step, config.batch_size)
     pending: deque = deque()
+    stopping = False
 
     def drain(left: int) -> None:
-        """Adds up the metrics of all but the `left` newest dispatches; stops at a NaN."""
-        nonlocal sums
+        """Takes in what all but the `left` newest dispatches gave; raises at a NaN."""
+        nonlocal sums, stopping
         while len(pending) > left:
-            at, part, last = jax.device_get(pending.popleft())
+            at, part, last, asked = jax.device_get(pending.popleft())
+            stopping |= bool(asked)
             check_finite(last, checkpoints)
             sums = {k: np.asarray(sums.get(k, 0.0)) + v.astype(np.float64) for k, v in part.items()}
             progress.advance(at, float(last["loss"]))
@@ -93,7 +104,21 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         meta = {"sums": partial, "history": history, "seconds": seconds}
         checkpoints.save(step, state, meta)
 
-    with closing(checkpoints), closing(log), closing(progress), stop_signal() as stop:
+    def pause(due: bool) -> None:
+        """Saves if it is time to; saves and stops if one of the hosts was asked to stop."""
+        if due or stopping:
+            save()
+        if stopping and step < total:
+            raise Interrupted(f"saved at step {step} of {total}")
+
+    every = config.checkpoint
+    with (
+        closing(checkpoints),
+        closing(log),
+        closing(progress),
+        stop_signal() as stop,
+        hosts.together(),
+    ):
         for epoch in range(step // steps_per_epoch, config.epochs):
             for stack, start, end in feed.train(
                 epoch, step % steps_per_epoch, program.steps_per_dispatch
@@ -102,13 +127,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                     state, teacher_variables, feed.train_data, stack, start, end, seed
                 )
                 before, step = step, step + end - start
-                pending.append((step, part, last))
+                pending.append((step, part, last, parallel.any_host(stop.asked)))
                 drain(IN_FLIGHT - 1)
-                every = config.checkpoint.every_steps
-                if stop.asked or (every and step // every > before // every):
-                    save()
-                if stop.asked:
-                    raise Interrupted(f"saved at step {step} of {total}")
+                due = every.every_steps and step // every.every_steps > before // every.every_steps
+                if step % steps_per_epoch:  # the end of an epoch is saved with its test result
+                    pause(due)
             drain(0)
             test = evaluate(student_variables(state))
             history.append({"epoch": epoch + 1} | test)
@@ -120,13 +143,13 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             row |= {"images_per_second": progress.images_per_second}
             log.epoch(step, epoch + 1, row)
             sums = {}
-            if (epoch + 1) % config.checkpoint.every_epochs == 0 or epoch + 1 == config.epochs:
-                save()
+            pause(due or (epoch + 1) % every.every_epochs == 0 or epoch + 1 == config.epochs)
 
     variables = student_variables(state)
     save_export(workdir / "export", variables, export_meta(config, program, history))
-    if program.teacher:
-        draw(workdir / "attention.png", config, program, teacher_variables, variables)
+    if program.teacher and jax.process_index() == 0:
+        networks = jax.device_get((teacher_variables, variables))
+        draw(workdir / "attention.png", config, program, *networks)
     result = about | {
         "data": spec.name,
         "class_names": spec.class_names,

@@ -1,11 +1,17 @@
-"""The files of a run beside its checkpoints and logs: config.json, summary.json, epochs/*.npz."""
+"""The files of a run beside its checkpoints and logs: config.json, summary.json, epochs/*.npz.
+
+One run owns the folder, by a lock that the system drops when the process ends, however it ends.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +19,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from atkd_jax import hosts
 from atkd_jax.types import PyTree
 
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked
+    fcntl = None
+
+LOCK = "lock"
 # What may differ when a run is taken up again: where it runs, not what it computes.
 FREE = (
     "parallel",
@@ -38,21 +51,73 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return pairs
 
 
+def _fixed(config: dict[str, Any]) -> dict[str, Any]:
+    """What may not differ."""
+    return {
+        key: value
+        for key, value in flat(config).items()
+        if not any(key == free or key.startswith(free + ".") for free in FREE)
+    }
+
+
 def check(config: ConfigDict, workdir: Path) -> None:
-    """Raises ValueError if `workdir` holds a run with another configuration, or something else."""
+    """Raises ValueError if `workdir` holds a run with another configuration, or something else.
+
+    Or if the hosts of the job were not started with the same configuration.
+    """
+    ours = _fixed(config.to_dict())
+    hosts.check_same(
+        json.dumps(ours, sort_keys=True),
+        "the hosts were started with different configurations; type the same command on all",
+    )
     path = workdir / "config.json"
     if not path.exists():
         if (workdir / "checkpoints").exists():
             raise ValueError(f"{workdir} holds checkpoints but no config.json; choose another")
         return
-    ours, theirs = flat(config.to_dict()), flat(json.loads(path.read_text()))
+    theirs = _fixed(json.loads(path.read_text()))
     for key in sorted(ours.keys() | theirs.keys()):
-        free = any(key == f or key.startswith(f + ".") for f in FREE)
-        if not free and ours.get(key) != theirs.get(key):
+        if ours.get(key) != theirs.get(key):
             raise ValueError(
                 f"{workdir} holds a run with {key}={theirs.get(key)}, not {ours.get(key)};"
                 " give the same configuration to go on with it, or another --workdir"
             )
+
+
+@contextlib.contextmanager
+def claim(workdir: Path) -> Iterator[None]:
+    """Makes `workdir` and keeps other jobs out of it. Leaves no trace if nothing was written.
+
+    Raises:
+      ValueError: it cannot be written, or another process is at work in it.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    path = workdir / LOCK
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise ValueError(f"--workdir {workdir} cannot be written: {error.strerror}") from None
+    with file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{workdir} is in use by {path.read_text() or 'another process'}; wait for it, stop"
+                " it, or give another --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            if [found.name for found in workdir.iterdir()] == [LOCK]:
+                path.unlink()
+                workdir.rmdir()
 
 
 def write_json(path: Path, value: Any) -> None:

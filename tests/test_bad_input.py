@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_is_named(npz, teacher_run, tmp_path):
             path.write_bytes(b"not a checkpoint")
     config = small_config(npz)
     config.epochs = 1
-    with pytest.raises(ValueError, match="checkpoints/6 cannot be read"):
+    with pytest.raises(ValueError, match="checkpoints/6 is damaged"):
         train_and_evaluate(config, workdir)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["types", "errors"],
-    ["ops"],
+    ["ops", "hosts"],
     ["models", "methods", "data", "optim"],
     ["objective"],
-    ["step"],
+    ["step", "dispatch"],
     ["parallel", "checkpoint", "logs", "signals", "workdir", "picture", "build"],
     ["feed", "teacher"],
     ["evaluate", "program"],

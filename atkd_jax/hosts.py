@@ -1,0 +1,84 @@
+"""Many processes, one job: how they find each other, agree, and part when one is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+FLAGS = "--coordinator_address=HOST:PORT, --num_processes and --process_id"
+GRACE = 2.0  # seconds that process 0 stays for the others to speak: all end when it does
+
+
+def connect(address: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the job: from the flags if there are any, else from what TPU, Slurm or Open MPI say.
+
+    Must come before JAX touches a device. Without flags and outside of such a job, this process is
+    all there is. JAX notices a dead process after 100 seconds at the latest, and then ends all.
+
+    Args:
+      address: HOST:PORT of process 0.
+      num_processes, process_id: how many there are, and which this is.
+
+    Raises:
+      ValueError: some of the flags are given and others not, or they do not fit.
+    """
+    given = (address, num_processes, process_id)
+    # JAX's own service would take SIGTERM, and do nothing without being asked at every step.
+    jax.config.update("jax_enable_preemption_service", False)
+    if all(value is None for value in given):
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            if "coordinator_address should be defined" not in str(error):
+                raise
+    elif any(value is None for value in given):
+        raise ValueError(f"{FLAGS} belong together; give all three on every host, or none")
+    else:
+        jax.distributed.initialize(*given, cluster_detection_method="deactivate")
+
+
+def say(text: str) -> None:
+    """One line for a person, from one host."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def check_same(value: str, complaint: str) -> None:
+    """Raises ValueError(complaint), on all hosts, unless all call it with the same value."""
+    if jax.process_count() > 1:
+        crc = np.uint32(zlib.crc32(value.encode()))
+        if len(set(multihost_utils.process_allgather(crc).tolist())) > 1:
+            raise ValueError(complaint)
+
+
+def leave(message: str) -> None:
+    """Ends this process with an error. At exit, JAX would wait minutes for the other hosts."""
+    print(message, file=sys.stderr, flush=True)
+    if jax.process_count() == 1:
+        sys.exit(1)
+    if jax.process_index() == 0:
+        time.sleep(GRACE)
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Leaves at once when a computation of several hosts fails, which is how a dead one shows."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        leave(
+            f"error: host {jax.process_index()} lost another host, whose own log may say why"
+            f" ({str(error).splitlines()[0][:200]}). Start the same command on all hosts again: it"
+            " goes on from the last checkpoint"
+        )

@@ -90,18 +90,29 @@ def paper_feed(config: ConfigDict, parallel: Parallel, steps: int) -> PaperFeed:
     return PaperFeed(spec, epoch, fetch, parallel.shapes(data), parallel.shapes_of_batches(stack))
 
 
+def on_paper(config: ConfigDict) -> Program:
+    """The program of a run, with a PaperFeed."""
+    config = config.copy_and_resolve_references()
+    config.teacher.weights = ""  # shapes need none
+    parallel = make_parallel(config)
+    steps = config.steps_per_dispatch or parallel.steps_per_dispatch
+    return assemble(config, parallel, paper_feed(config, parallel, steps))
+
+
+def state_bytes(program: Program) -> int:
+    """What a checkpoint holds."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(program.like))
+
+
 def make_plan(config: ConfigDict) -> list[str]:
     """The plan, line by line.
 
     Raises:
       ValueError: as a run with this configuration would, but for a teacher's missing weights.
     """
-    config = config.copy_and_resolve_references()
-    weights, config.teacher.weights = config.teacher.weights, ""  # not needed for shapes
-    parallel = make_parallel(config)
-    steps = config.steps_per_dispatch or parallel.steps_per_dispatch
-    feed = paper_feed(config, parallel, steps)
-    program = assemble(config, parallel, feed)
+    weights = config.teacher.weights
+    program = on_paper(config)
+    feed = program.feed
     lines = about_run(config, program, feed)
     if program.teacher:
         lines.append(about_network("teacher", config.teacher.model, program.teacher, feed.spec))
@@ -177,10 +188,9 @@ def about_step(config: ConfigDict, program: Program, feed: PaperFeed) -> list[st
     flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
     # XLA counts the body of a loop once: one step of a dispatch, one micro-batch of a step.
     counted = config.batch_size // len(program.parallel.devices) // config.accumulate
-    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(program.like))
     return [
         f"compiled in {seconds:.0f} s, {program.steps_per_dispatch} step(s) a dispatch",
         f"memory: {peak / GIB:.2f} GiB a device ({memory.temp_size_in_bytes / GIB:.2f} of it"
-        f" while a step runs); a checkpoint is {size / MIB:.0f} MiB",
+        f" while a step runs); a checkpoint is {state_bytes(program) / MIB:.0f} MiB",
         f"XLA counts {flops / counted:,.0f} FLOPs an image of a step",
     ]

@@ -1,0 +1,196 @@
+"""Looks at everything a run needs, before it starts: one line each, exit code 1 if one is wrong.
+
+python -m atkd_jax.doctor --config=configs/imagenet.py --workdir=DIR
+
+Type it on every host, with the flags of the run: the hosts must see each other, hold the same
+versions, read the same data and write into the same workdir. No image is read, nothing is left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, logging
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from atkd_jax import data, hosts, plan
+from atkd_jax import main as command
+from atkd_jax import workdir as files
+from atkd_jax.data import folder, prepared
+from atkd_jax.data import spec as specs
+from atkd_jax.data.records import TfdsRecords
+
+ARRAYS = ("x_train.npy", "y_train.npy", "x_test.npy", "y_test.npy")
+MIB = 2**20
+
+
+def versions() -> str:
+    """The same on every host."""
+    found = files.versions()
+    hosts.check_same(json.dumps(found), "the hosts have different versions of these packages")
+    return ", ".join(f"{package} {version}" for package, version in found.items())
+
+
+def devices() -> str:
+    """As many on every host."""
+    counts = multihost_utils.process_allgather(np.int32(jax.local_device_count())).ravel()
+    if len(set(counts.tolist())) > 1:
+        raise ValueError(f"the hosts have different numbers of devices: {counts.tolist()}")
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}, {counts[0]} on every host"
+
+
+def connection() -> str:
+    """Every host hears from every other."""
+    heard = multihost_utils.process_allgather(np.int32(jax.process_index())).ravel()
+    if sorted(heard.tolist()) != list(range(jax.process_count())):
+        raise ValueError(f"of {jax.process_count()} hosts only {sorted(heard.tolist())} answer")
+    return f"all {jax.process_count()} see each other" if len(heard) > 1 else "one, alone"
+
+
+def data_set(config: ConfigDict) -> str:
+    """Every file is there; no image is read, nothing is downloaded."""
+    name = config.data.name
+    kind, _, path = name.partition(":")
+    if name == "digits":
+        return "digits, part of scikit-learn"
+    if kind == "npz":
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is no .npz file" if os.path.exists(path) else f"no {path}")
+        if missing := sorted(set(ARRAYS) - set(zipfile.ZipFile(path).namelist())):
+            raise ValueError(f"{path} has no array {missing[0].removesuffix('.npy')}")
+        return f"{path}, {os.path.getsize(path) / MIB:,.0f} MiB"
+    if kind == "folder":
+        found = folder.find(path)
+        return (
+            f"{path}, {len(found.train.label):,} training and {len(found.test.label):,} test"
+            f" images of {len(found.class_names)} classes"
+        )
+    return tfds_set(name, config)
+
+
+def tfds_set(name: str, config: ConfigDict) -> str:
+    """A prepared set of TensorFlow Datasets, as many examples as are known of it."""
+    builder = prepared.find_builder(data.tfds_name(name), config.data.data_dir or None)
+    if not builder.is_prepared():
+        where = builder.data_path.parent.parent
+        raise ValueError(
+            f"{builder.name} is not prepared in {where}; run: "
+            + prepared.prepare_command(builder.name)
+        )
+    train = "train"
+    test = "test" if "test" in builder.info.splits and name != "imagenet2012" else "validation"
+    TfdsRecords(builder, train, test, "", "").check()
+    counts = tuple(builder.info.splits[split].num_examples for split in (train, test))
+    known = specs.KNOWN.get(name)
+    expected = (known.num_train, known.num_test) if known else counts
+    if name == "imagenet2012":
+        expected = specs.IMAGENET_SIZES
+    if counts != expected:
+        raise prepared.damaged(builder, f"it holds {counts} examples instead of {expected}")
+    return f"{name} in {builder.data_path}, {counts[0]:,} training and {counts[1]:,} test images"
+
+
+def teacher(config: ConfigDict) -> str:
+    """Its weights are there."""
+    if not config.terms:
+        return "not needed"
+    if not config.teacher.weights:
+        return f"{config.teacher.model}, trained first: no weights are given"
+    if not os.path.exists(config.teacher.weights):
+        raise ValueError(f"teacher.weights {config.teacher.weights} does not exist")
+    return f"{config.teacher.model}, {config.teacher.weights}"
+
+
+def writable(workdir: Path) -> str:
+    """Every host writes a file that every host sees."""
+    if "://" in str(workdir) or str(workdir).startswith("gs:/"):
+        raise ValueError(
+            f"{workdir} is a bucket; the workdir has to be a folder that all hosts see, such as a"
+            " network disk (data may lie in a bucket)"
+        )
+    made = not workdir.exists()
+    note = workdir / f".doctor-{jax.process_index()}"
+    error, seen = None, []
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        note.write_text("written by atkd_jax.doctor\n")
+    except OSError as found:
+        error = found
+    multihost_utils.sync_global_devices("doctor wrote")
+    if error is None:
+        seen = [i for i in range(jax.process_count()) if (workdir / f".doctor-{i}").exists()]
+    multihost_utils.sync_global_devices("doctor looked")
+    if error is not None:
+        raise ValueError(f"{workdir} cannot be written: {error.strerror}")
+    note.unlink()
+    if made and not any(workdir.iterdir()):
+        workdir.rmdir()
+    if len(seen) < jax.process_count():
+        raise ValueError(f"{workdir} is not the same folder on all hosts: seen here are {seen}")
+    return f"{workdir}, writable by all"
+
+
+def space(config: ConfigDict | None, workdir: Path) -> str:
+    """For the checkpoints that are kept, one more while it is written, and the export."""
+    there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    text = f"{free / 2**30:,.1f} GiB free"
+    if config is None:
+        return text
+    needed = (config.checkpoint.keep + 2) * plan.state_bytes(plan.on_paper(config))
+    if free < needed:
+        raise ValueError(f"{text}, a run needs {needed / 2**30:,.1f} GiB")
+    return f"{text}, {needed / MIB:,.0f} MiB needed"
+
+
+def look(name: str, check: Callable[[], str]) -> bool:
+    """One line; whether all hosts are content. A host that is not says so itself."""
+    try:
+        text, good = check(), True
+    except (ValueError, OSError, RuntimeError) as error:
+        text, good = " ".join(str(error).split()), False
+    everyone = multihost_utils.process_allgather(np.bool_(good)).all()
+    if not good:
+        host = f" (host {jax.process_index()})" if jax.process_count() > 1 else ""
+        print(f"WRONG {name}{host}: {text}", flush=True)
+    elif everyone:
+        hosts.say(f"ok    {name}: {text}")
+    return bool(everyone)
+
+
+def examine(config: ConfigDict | None, workdir: Path | None) -> bool:
+    """Looks at everything that can be looked at; True if nothing is wrong."""
+    checks = [("versions", versions), ("devices", devices), ("hosts", connection)]
+    if config is not None:
+        checks += [("data", lambda: data_set(config)), ("teacher", lambda: teacher(config))]
+    if workdir is not None:
+        checks += [("workdir", lambda: writable(workdir))]
+        checks += [("space", lambda: space(config, workdir))]
+    return all([look(name, check) for name, check in checks])
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.ERROR)
+    try:
+        hosts.connect(command.ADDRESS.value, command.PROCESSES.value, command.PROCESS.value)
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"WRONG hosts: {error}")
+    workdir = Path(command.WORKDIR.value) if command.WORKDIR.value else None
+    if not examine(command.CONFIG.value, workdir):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.getcwd())
+    app.run(main, flags_parser=command.parse_flags)

@@ -1,0 +1,123 @@
+"""The doctor finds what is wrong before a run does, and leaves nothing behind."""
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from atkd_jax import doctor
+from tests.runs import small_config, write_npz
+
+
+@pytest.fixture
+def healthy(tmp_path):
+    return small_config(write_npz(tmp_path / "data.npz")), tmp_path / "run"
+
+
+def lines(capsys):
+    return {
+        line[6:].partition(":")[0]: line for line in capsys.readouterr().out.splitlines() if line
+    }
+
+
+def test_a_run_that_can_start_is_told_so(healthy, capsys):
+    config, workdir = healthy
+    assert doctor.examine(config, workdir)
+    found = lines(capsys)
+    checks = ["versions", "devices", "hosts", "data", "teacher", "workdir", "space"]
+    assert list(found) == checks
+    assert all(line.startswith("ok    ") for line in found.values())
+    assert not workdir.exists()
+
+
+def test_without_a_configuration_the_machine_is_looked_at(capsys):
+    assert doctor.examine(None, None)
+    assert list(lines(capsys)) == ["versions", "devices", "hosts"]
+
+
+def test_everything_wrong_is_named_in_one_go(healthy, tmp_path, capsys, monkeypatch):
+    config, _ = healthy
+    config.terms = {"kd": {"weight": 1.0}}
+    config.teacher.weights = "none.pth"
+    (tmp_path / "file").write_text("")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    Path(config.data.name.removeprefix("npz:")).rename(tmp_path / "elsewhere.npz")
+    assert not doctor.examine(config, tmp_path / "file" / "run")
+    found = lines(capsys)
+    wrong = [name for name, line in found.items() if line.startswith("WRONG ")]
+    assert wrong == ["data", "teacher", "workdir", "space"]
+    assert "no /" in found["data"] and "none.pth does not exist" in found["teacher"]
+    assert "cannot be written: Not a directory" in found["workdir"]
+
+
+def test_a_full_disk_is_noticed(healthy, capsys, monkeypatch):
+    config, workdir = healthy
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    assert not doctor.examine(config, workdir)
+    assert "0.0 GiB free, a run needs" in lines(capsys)["space"]
+
+
+def test_an_array_that_is_missing_is_named(healthy, tmp_path):
+    config, _ = healthy
+    import numpy as np
+
+    np.savez(tmp_path / "half.npz", x_train=np.zeros(3), y_train=np.zeros(3))
+    config.data.name = f"npz:{tmp_path / 'half.npz'}"
+    with pytest.raises(ValueError, match="half.npz has no array x_test"):
+        doctor.data_set(config)
+
+
+def test_a_folder_of_images_is_counted_not_read(healthy, tmp_path):
+    config, _ = healthy
+    for split, num in (("train", 3), ("test", 2)):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / split / name).mkdir(parents=True)
+            for i in range(num):
+                (tmp_path / "pets" / split / name / f"{i}.jpg").write_text("no image")
+    config.data.name = f"folder:{tmp_path / 'pets'}"
+    assert "6 training and 4 test images of 2 classes" in doctor.data_set(config)
+    shutil.rmtree(tmp_path / "pets" / "test" / "cat")
+    with pytest.raises(ValueError, match="'cat' is in train and not in test"):
+        doctor.data_set(config)
+
+
+def test_a_set_that_is_not_prepared_comes_with_the_command(healthy, tmp_path):
+    config, _ = healthy
+    config.data.name, config.data.data_dir = "cifar10", str(tmp_path)
+    with pytest.raises(ValueError, match="run: python -m atkd_jax.data.prepare cifar10"):
+        doctor.data_set(config)
+
+
+def test_a_bucket_is_no_workdir():
+    with pytest.raises(ValueError, match="is a bucket"):
+        doctor.writable(Path("gs://somewhere/run"))
+
+
+def test_two_hosts_must_write_into_one_folder(tmp_path):
+    """Real processes that see each other and have different disks."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "atkd_jax.doctor", f"--workdir={tmp_path / str(i)}"),
+                *(f"--coordinator_address=localhost:{port}", "--num_processes=2"),
+                f"--process_id={i}",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert "ok    hosts: all 2 see each other" in outputs[0], outputs
+    for i, (output, process) in enumerate(zip(outputs, processes, strict=True)):
+        expected = f"WRONG workdir (host {i}): {tmp_path / str(i)} is not the same folder"
+        assert expected in output and process.returncode == 1

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from atkd_jax import ops
 from atkd_jax.feed import MemoryFeed, StreamFeed
 from atkd_jax.parallel import Parallel
-from atkd_jax.step import Network, make_eval_step
-from atkd_jax.types import PyTree
+from atkd_jax.step import Network
+from atkd_jax.types import Array, Batch, PyTree
 
 EVAL_BATCH = 500
 
@@ -56,3 +57,26 @@ def make_evaluate(
         }
 
     return evaluate
+
+
+def make_eval_step(network: Network) -> Callable[[PyTree, Batch], dict[str, Array]]:
+    """Builds `step(variables, batch) -> sums over the unmasked examples` for one device.
+
+    The sums: top1 and top5 (correct answers), loss (nats), count (examples).
+    """
+
+    def eval_step(variables: PyTree, batch: Batch) -> dict[str, Array]:
+        logits = network.apply(variables, batch.image.astype(jnp.float32) / 255.0).logits
+        mask = batch.mask.astype(jnp.float32)
+        true_logit = jnp.take_along_axis(logits, batch.label[:, None], axis=1)
+        rank = jnp.sum(logits > true_logit, axis=1)  # [B] classes that beat the true one
+        return {
+            "top1": jnp.sum(mask * (jnp.argmax(logits, 1) == batch.label)),
+            "top5": jnp.sum(mask * (rank < 5)),
+            "loss": jnp.sum(
+                mask * jax.vmap(ops.cross_entropy)(logits[:, None], batch.label[:, None])
+            ),
+            "count": jnp.sum(mask),
+        }
+
+    return eval_step

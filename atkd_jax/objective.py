@@ -12,8 +12,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
-import jax.numpy as jnp
 
+from atkd_jax import ops
 from atkd_jax.methods.base import Extras, Method
 from atkd_jax.types import Array, Batch, DataSpec, ModelOut, PyTree
 
@@ -27,20 +27,6 @@ class Term:
 
     def weight_at(self, step: Array) -> Array | float:
         return self.weight(step) if callable(self.weight) else self.weight
-
-
-def cross_entropy(logits: Array, label: Array, smoothing: float = 0.0) -> Array:
-    """Mean cross-entropy of logits [B, K] and labels: [B] class numbers or [B, K] probabilities.
-
-    A part `smoothing` of every label is spread evenly over all K classes (Szegedy et al. 2016,
-    arXiv 1512.00567, section 7).
-    """
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    if label.ndim == 1:
-        ce = -jnp.mean(jnp.take_along_axis(log_p, label[:, None], axis=1))
-    else:
-        ce = -jnp.mean(jnp.sum(label * log_p, axis=1))
-    return (1 - smoothing) * ce - smoothing * jnp.mean(log_p) if smoothing else ce
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +81,7 @@ class Objective:
         """
         t = jax.lax.stop_gradient(t)
         everyone = None
-        ce = cross_entropy(s.logits, batch.label, self.label_smoothing)
+        ce = ops.cross_entropy(s.logits, batch.label, self.label_smoothing)
         total = self.ce_weight * ce
         state, metrics = {}, {"ce": ce}
         for i, (name, term) in enumerate(self.terms.items()):

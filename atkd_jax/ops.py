@@ -49,12 +49,18 @@ def kl_divergence(log_p: Array, log_q: Array) -> Array:
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 
-def cross_entropy(logits: Array, label: Array) -> Array:
-    """Mean cross-entropy of logits [B, K] and labels: [B] class numbers or [B, K] probabilities."""
+def cross_entropy(logits: Array, label: Array, smoothing: float = 0.0) -> Array:
+    """Mean cross-entropy of logits [B, K] and labels: [B] class numbers or [B, K] probabilities.
+
+    A part `smoothing` of every label is spread evenly over all K classes (Szegedy et al. 2016,
+    arXiv 1512.00567, section 7).
+    """
     log_p = jax.nn.log_softmax(f32(logits))
     if label.ndim == 1:
-        return -jnp.mean(jnp.take_along_axis(log_p, label[:, None], axis=1))
-    return -jnp.mean(jnp.sum(label * log_p, axis=1))
+        ce = -jnp.mean(jnp.take_along_axis(log_p, label[:, None], axis=1))
+    else:
+        ce = -jnp.mean(jnp.sum(label * log_p, axis=1))
+    return (1 - smoothing) * ce - smoothing * jnp.mean(log_p) if smoothing else ce
 
 
 # Feature maps

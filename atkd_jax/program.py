@@ -10,9 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from atkd_jax import build, teacher
+from atkd_jax.dispatch import make_dispatch
 from atkd_jax.feed import MemoryFeed, StreamFeed, make_feed
 from atkd_jax.parallel import Parallel
-from atkd_jax.step import Network, init_state, make_dispatch, make_train_step
+from atkd_jax.step import Network, init_state, make_train_step
 from atkd_jax.types import PyTree, TrainState
 
 
@@ -26,7 +27,7 @@ class Program(NamedTuple):
       fresh: () -> TrainState at step 0, replicated.
       like: shapes and dtypes of a TrainState.
       dispatch: (state, teacher_variables, data, stack, start, stop, seed) -> (state, sums, last),
-        see `step.make_dispatch`; the state's buffers are donated.
+        see `dispatch.make_dispatch`; the state's buffers are donated.
       steps_per_dispatch: how many steps it may be asked for at once.
       lr: learning rate as a function of the step.
     """

@@ -1,4 +1,4 @@
-"""One training step and one evaluation step: pure, per device, no devices named and no I/O.
+"""One training step: pure, per device, no devices named and no I/O.
 
 The path of an image: uint8 from the data set -> `augment` (0..1) -> normalised once for the teacher
 and once for the student -> both networks -> `Objective.loss` -> gradient -> optax.
@@ -17,7 +17,7 @@ import optax
 from atkd_jax.data.augment import Augment, augment, normalize
 from atkd_jax.data.mix import Mix, mix
 from atkd_jax.methods.base import Extras
-from atkd_jax.objective import Objective, cross_entropy
+from atkd_jax.objective import Objective
 from atkd_jax.types import Array, Batch, DataSpec, PyTree, TrainState
 
 # Purposes folded into the step's key, so that no two uses of randomness share a stream.
@@ -226,66 +226,3 @@ def _accumulated(gradient: Callable, running: Running, examples: PyTree, rng: Ar
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     (running, sums), _ = jax.lax.scan(body, (running, zeros), (jnp.arange(n), parts))
     return running, jax.tree.map(lambda x: x / n, sums)
-
-
-def make_dispatch(
-    train_step: Callable, fetch: Callable[[PyTree, PyTree], Batch], in_loop: bool
-) -> Callable:
-    """Builds a function that takes several steps, so that the host is out of the way.
-
-    Args:
-      train_step: of `make_train_step`.
-      fetch: (data, one item of a stack) -> Batch.
-      in_loop: a `while_loop` from `start` to `stop`; otherwise the one step `start`, without a
-        loop around it.
-
-    Returns:
-      `dispatch(state, teacher_variables, data, stack, start, stop, seed) -> (state, sums, last)`:
-      metrics summed over the steps, and those of the last step with its number. A step whose loss
-      is not finite is the last one taken.
-    """
-
-    def dispatch(state, teacher_variables, data, stack, start, stop, seed):
-        def one(i, state):
-            batch = fetch(data, jax.tree.map(lambda x: x[i], stack))
-            after, metrics = train_step(state, teacher_variables, batch, jax.random.key(seed))
-            return after, metrics, metrics | {"step": state.step}
-
-        if not in_loop:
-            return one(start, state)
-
-        def body(carry):
-            i, state, sums, _ = carry
-            state, metrics, last = one(i, state)
-            return i + 1, state, jax.tree.map(jnp.add, sums, metrics), last
-
-        def go_on(carry):
-            i, _, _, last = carry
-            return (i < stop) & jnp.isfinite(last["loss"])
-
-        _, *shapes = jax.eval_shape(one, start, state)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.while_loop(go_on, body, (start, state, *zeros))[1:]
-
-    return dispatch
-
-
-def make_eval_step(network: Network) -> Callable[[PyTree, Batch], dict[str, Array]]:
-    """Builds `step(variables, batch) -> sums over the unmasked examples` for one device.
-
-    The sums: top1 and top5 (correct answers), loss (nats), count (examples).
-    """
-
-    def eval_step(variables: PyTree, batch: Batch) -> dict[str, Array]:
-        logits = network.apply(variables, batch.image.astype(jnp.float32) / 255.0).logits
-        mask = batch.mask.astype(jnp.float32)
-        true_logit = jnp.take_along_axis(logits, batch.label[:, None], axis=1)
-        rank = jnp.sum(logits > true_logit, axis=1)  # [B] classes that beat the true one
-        return {
-            "top1": jnp.sum(mask * (jnp.argmax(logits, 1) == batch.label)),
-            "top5": jnp.sum(mask * (rank < 5)),
-            "loss": jnp.sum(mask * jax.vmap(cross_entropy)(logits[:, None], batch.label[:, None])),
-            "count": jnp.sum(mask),
-        }
-
-    return eval_step

@@ -31,13 +31,14 @@ from ml_collections import ConfigDict
 from atkd_jax import build, teacher
 from atkd_jax import workdir as files
 from atkd_jax.checkpoint import Checkpoints, save_export
+from atkd_jax.dispatch import make_dispatch
 from atkd_jax.evaluate import make_evaluate
 from atkd_jax.feed import make_feed
 from atkd_jax.logs import Log
 from atkd_jax.models.size import count_params
 from atkd_jax.program import Program, assemble, make_parallel
 from atkd_jax.signals import Interrupted, stop_signal
-from atkd_jax.step import Axis, Network, make_dispatch, make_train_step, student_variables
+from atkd_jax.step import Axis, Network, make_train_step, student_variables
 from atkd_jax.train import IN_FLIGHT, describe, export_meta, train_and_evaluate
 from atkd_jax.types import Array, Batch, PyTree, TrainState
 from experiments import runs

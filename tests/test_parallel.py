@@ -10,12 +10,13 @@ import pytest
 from atkd_jax import models
 from atkd_jax.data.augment import Augment
 from atkd_jax.data.memory import Arrays, MemorySource
+from atkd_jax.dispatch import make_dispatch
 from atkd_jax.evaluate import make_evaluate
 from atkd_jax.feed import MemoryFeed
 from atkd_jax.methods import create
 from atkd_jax.objective import Objective, Term
 from atkd_jax.parallel import Parallel
-from atkd_jax.step import Network, init_state, make_dispatch, make_train_step
+from atkd_jax.step import Network, init_state, make_train_step
 from atkd_jax.types import DataSpec
 
 STEPS, BATCH, SIZE = 5, 16, 8

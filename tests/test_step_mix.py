@@ -9,10 +9,11 @@ from test_parallel import BATCH, SIZE, STATS, source
 from atkd_jax import methods, models
 from atkd_jax.data.augment import Augment
 from atkd_jax.data.mix import Mix
+from atkd_jax.dispatch import make_dispatch
 from atkd_jax.feed import MemoryFeed
 from atkd_jax.objective import Objective, Term
 from atkd_jax.parallel import Parallel
-from atkd_jax.step import Network, init_state, make_dispatch, make_train_step
+from atkd_jax.step import Network, init_state, make_train_step
 
 
 def first_step(devices, mixing):

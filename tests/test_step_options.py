@@ -11,6 +11,7 @@ import pytest
 
 from atkd_jax import checkpoint, methods, models, teacher
 from atkd_jax.data.augment import Augment
+from atkd_jax.dispatch import make_dispatch
 from atkd_jax.methods import create
 from atkd_jax.objective import Objective, Term
 from atkd_jax.parallel import Parallel
@@ -18,7 +19,6 @@ from atkd_jax.program import make_parallel, make_program
 from atkd_jax.step import (
     Network,
     init_state,
-    make_dispatch,
     make_train_step,
     student_variables,
 )

@@ -72,3 +72,9 @@ def test_a_misspelt_option_is_told_the_nearest():
     }.items():
         with pytest.raises(ValueError, match=message):
             get_config(arg)
+
+
+def test_the_readme_has_a_row_for_every_method():
+    table = Path("README.md").read_text().split("## Methods")[1].split("###")[0]
+    rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert sorted(rows) == sorted(methods.METHODS)

@@ -32,6 +32,9 @@ FAMILIES = {
     "resnet50_cifar": (
         partial(ResNet, blocks=(1, 1, 0, 0), block=Bottleneck, small_stem=True), 32
     ),
+    "vgg8": (models.MODELS["vgg8"], 32),
+    "shufflenetv1": (models.MODELS["shufflenetv1"], 32),
+    "shufflenetv2": (models.MODELS["shufflenetv2"], 32),
     "mobilenetv1": (models.MODELS["mobilenetv1"], 64),
     "mobilenetv2_x0.35": (models.MODELS["mobilenetv2_x0.35"], 64),
     "mobilenetv2_cifar_x0.5": (models.MODELS["mobilenetv2_cifar_x0.5"], 32),

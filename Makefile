@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo tables test lint clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m experiments.demo
+
+tables: $(VENV)/.ready
+	$(BIN)/python -m experiments.run --table=digits --seeds=5 --protocol=quick
+	$(BIN)/python -m experiments.report
 
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -15,6 +15,7 @@ Protocols:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -106,6 +107,11 @@ def read_defaults() -> ConfigDict:
     return importlib.import_module("configs.common").get_config()
 
 
+@functools.cache
+def flat_defaults() -> dict:
+    return flat(read_defaults().to_dict())
+
+
 def shorten(config: ConfigDict) -> None:
     """Makes a configuration follow the quick protocol; see the top of this file."""
     name = config.data.name
@@ -126,7 +132,7 @@ def shorten(config: ConfigDict) -> None:
 
 def identity(config: dict) -> dict:
     """What a run's name depends on: {"a.b": value}, see the top of this file."""
-    defaults = flat(read_defaults().to_dict())
+    defaults = flat_defaults()
     return {
         key: value
         for key, value in flat(config).items()

@@ -1,0 +1,189 @@
+"""What the results say about a cell: mean, spread, verdict, and the paired difference to KD.
+
+Pure functions: rows and results in, numbers out. A cell without results has n = 0 and no numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from scipy import stats
+
+from experiments import runs
+from experiments.ledger import Line
+from experiments.tables import TABLES, Row, Table
+
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A row and what was measured for it under one protocol.
+
+    Attributes:
+      row, protocol: what.
+      values: seed -> number, in the row's metric and of the row's epoch.
+      seconds: of all its runs together.
+      lines: seed -> the result line.
+    """
+
+    row: Row
+    protocol: str
+    values: Mapping[int, float]
+    seconds: float
+    lines: Mapping[int, Line]
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.mean(self.values.values()) if self.values else None
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation over the seeds; None for fewer than two."""
+        return statistics.stdev(self.values.values()) if self.n > 1 else None
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus published."""
+        if self.mean is None or self.row.published is None:
+            return None
+        return self.mean - self.row.published
+
+    @property
+    def verdict(self) -> str:
+        """Where the mean lies: inside the published value ± the spread of the seeds, or not."""
+        if self.difference is None:
+            return ""
+        if self.protocol != "paper":
+            return "another protocol"
+        if self.sd is None:
+            return "one seed"
+        if abs(self.difference) <= self.sd:
+            return "inside"
+        return "above" if self.difference > 0 else "below"
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """A difference over seeds that two methods share: mean, and half of its confidence interval.
+
+    `half` is None for a single pair.
+    """
+
+    mean: float
+    half: float | None
+    n: int
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | None:
+    """ours - theirs, seed by seed, with the interval of Student's t; None without common seeds."""
+    both = sorted(ours.keys() & theirs.keys())
+    if not both:
+        return None
+    gaps = [ours[seed] - theirs[seed] for seed in both]
+    half = None
+    if len(gaps) > 1:
+        t = stats.t.ppf((1 + CONFIDENCE) / 2, len(gaps) - 1)
+        half = float(t * statistics.stdev(gaps) / math.sqrt(len(gaps)))
+    return Paired(statistics.mean(gaps), half, len(gaps))
+
+
+def value_of(row: Row, line: Line) -> float:
+    """A result in the row's metric."""
+    if row.metric != "top1":
+        return 100 * line["areas"][row.metric]
+    return line["best" if row.epoch == "best" else "last"]["top1"]
+
+
+def fill(row: Row, protocol: str, results: Mapping[str, Line]) -> Cell:
+    """The cell of a row; ValueError if its configuration does not exist."""
+    runs.resolve(row.config, row.role, protocol)
+    lines = {}
+    for seed in seeds_of(row, results):
+        name = runs.resolve(row.config, row.role, protocol, seed).hash
+        if name in results:
+            lines[seed] = results[name]
+    values = {seed: value_of(row, line) for seed, line in lines.items()}
+    return Cell(row, protocol, values, sum(line["seconds"] for line in lines.values()), lines)
+
+
+def seeds_of(row: Row, results: Mapping[str, Line]) -> list[int]:
+    """The seeds that any result on the row's data has."""
+    lines = results.values()
+    return sorted({x["seed"] for x in lines if x["config"].partition(":")[0] == row.dataset})
+
+
+def known_hashes(results: Mapping[str, Line]) -> set[str]:
+    """The runs that rows ask for, and the teachers that these need, on data that has results."""
+    known = set()
+    for table in TABLES.values():
+        for row in table.rows:
+            for protocol in runs.PROTOCOLS:
+                for seed in seeds_of(row, results):
+                    run = runs.resolve(row.config, row.role, protocol, seed)
+                    known |= {run.hash} | ({run.teacher.hash} if run.teacher else set())
+    return known
+
+
+def fill_table(
+    table: Table, results: Mapping[str, Line]
+) -> tuple[dict[str, list[Cell]], list[str]]:
+    """{protocol: cells in the order of the rows} for every protocol with a result, and what is
+    wrong with rows, in words. Without any result: the paper's protocol."""
+    found: dict[str, list[Cell]] = {}
+    problems = []
+    for protocol in runs.PROTOCOLS:
+        cells = []
+        for row in table.rows:
+            try:
+                cells.append(fill(row, protocol, results))
+            except ValueError as error:
+                if protocol == "paper":
+                    problems.append(f"{row.method} of {row.pair or row.dataset}: {error}")
+                cells.append(Cell(row, protocol, {}, 0.0, {}))
+        found[protocol] = cells
+    if same_runs(table):  # digits is short as it stands
+        return {"quick": found["quick"]}, problems
+    kept = {p: cells for p, cells in found.items() if any(cell.n for cell in cells)}
+    return kept or {"paper": found["paper"]}, problems
+
+
+def same_runs(table: Table) -> bool:
+    """Whether the protocols mean the same for this table."""
+    row = table.rows[0]
+    try:
+        names = {runs.resolve(row.config, row.role, p).hash for p in runs.PROTOCOLS}
+    except ValueError:
+        return False
+    return len(names) == 1
+
+
+def against_kd(cell: Cell, cells: Sequence[Cell]) -> Paired | None:
+    """Paired difference to KD on the same data, pair and metric."""
+    row = cell.row
+    if row.method in ("kd", "teacher"):
+        return None
+    for other in cells:
+        it = other.row
+        same = (it.dataset, it.pair, it.metric) == (row.dataset, row.pair, row.metric)
+        if it.method == "kd" and same:
+            return paired(cell.values, other.values)
+    return None
+
+
+def rank_agreement(cells: Sequence[Cell]) -> tuple[float, int] | None:
+    """Spearman's rank correlation of measured and published numbers, and of how many cells.
+
+    None for fewer than four cells that have both.
+    """
+    both = [(c.mean, c.row.published) for c in cells if c.difference is not None]
+    if len(both) < 4:
+        return None
+    return float(stats.spearmanr(*zip(*both, strict=True)).statistic), len(both)

@@ -1,0 +1,196 @@
+"""The figures of the report, drawn from result lines; attention maps from finished runs.
+
+Every function returns an SVG or PNG file's path, or None if there is nothing to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from atkd_jax import build, data, picture, teacher
+from atkd_jax.checkpoint import load_export
+from experiments import runs
+from experiments.cells import Cell
+
+COLOURS = matplotlib.colormaps["tab20"].colors
+CURVE_METHODS = ("none", "kd", "rtk", "at_kd", "atkd")
+MAP_METHODS = ("none", "kd", "atkd")
+PICTURED = 6
+matplotlib.rcParams["svg.hashsalt"] = "atkd_jax"  # the same figure is the same file
+
+
+def save(figure: Figure, path: Path) -> Path:
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return path
+
+
+def first_lines(cells: Sequence[Cell], methods: Sequence[str] = ()) -> list[tuple[str, dict]]:
+    """(method, line of seed 0) of every filled cell, of these methods only if given."""
+    chosen = [cell for cell in cells if 0 in cell.lines]
+    if methods:
+        chosen = [cell for cell in chosen if cell.row.method in methods]
+    return [(cell.row.method, cell.lines[0]) for cell in chosen]
+
+
+def curves(cells: Sequence[Cell], path: Path) -> Path | None:
+    """Training loss and test accuracy over the epochs (RTK's Figure 3), means over the seeds."""
+    chosen = [cell for cell in cells if cell.row.method in CURVE_METHODS and cell.n]
+    if not chosen:
+        return None
+    figure = Figure(figsize=(9, 3.4))
+    for axes, key, title in zip(
+        figure.subplots(1, 2),
+        ("train/loss", "test/top1"),
+        ("training loss (each method's own sum)", "test top-1, %"),
+        strict=True,
+    ):
+        for i, cell in enumerate(chosen):
+            rows = np.array([line["history"][key] for line in cell.lines.values()])
+            epochs = np.arange(1, rows.shape[1] + 1)
+            label = f"{cell.row.method} (n = {cell.n})"
+            axes.plot(epochs, rows.mean(0), color=COLOURS[2 * i], label=label, marker=".")
+            if cell.n > 1 and key == "test/top1":
+                axes.fill_between(
+                    epochs, rows.min(0), rows.max(0), color=COLOURS[2 * i], alpha=0.15, lw=0
+                )
+        axes.set_xlabel("epoch")
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3)
+        if key == "train/loss":
+            axes.set_yscale("log")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize=8)
+    return save(figure, path)
+
+
+def methods(cells: Sequence[Cell], path: Path) -> Path | None:
+    """Mean, spread and single seeds of every method of one table and data set, sorted."""
+    chosen = sorted((c for c in cells if c.n), key=lambda cell: cell.mean)
+    if len(chosen) < 3:
+        return None
+    figure = Figure(figsize=(8, 0.26 * len(chosen) + 0.9))
+    axes = figure.subplots()
+    for y, cell in enumerate(chosen):
+        axes.plot(list(cell.values.values()), [y] * cell.n, ".", color="0.6", ms=5, zorder=1)
+        axes.errorbar(
+            cell.mean, y, xerr=cell.sd or 0, fmt="o", ms=5, capsize=3, zorder=2,
+            color="tab:red" if cell.row.method == "teacher" else "tab:blue",
+        )  # fmt: skip
+    names = [f"{cell.row.method} (n = {cell.n})" for cell in chosen]
+    axes.set_yticks(range(len(chosen)), names, fontsize=8)
+    axes.set_xlabel("top-1, %: mean ± standard deviation; grey: single seeds")
+    axes.grid(axis="x", alpha=0.3)
+    return save(figure, path)
+
+
+def pairs(cells: Sequence[Cell], path: Path) -> Path | None:
+    """Accuracy of teacher, student, KD and RTK over pairs of networks (RTK's Figure 4)."""
+    names = list(dict.fromkeys(cell.row.pair for cell in cells if cell.n))
+    if not names:
+        return None
+    figure = Figure(figsize=(9, 3.4))
+    axes = figure.subplots()
+    methods = list(dict.fromkeys(cell.row.method for cell in cells))
+    for i, method in enumerate(methods):
+        chosen = [cell for cell in cells if cell.row.method == method and cell.n]
+        x = [names.index(cell.row.pair) + 0.8 * (i + 0.5) / len(methods) - 0.4 for cell in chosen]
+        axes.bar(x, [cell.mean for cell in chosen], 0.75 / len(methods), label=method,
+                 yerr=[cell.sd or 0 for cell in chosen])  # fmt: skip
+    axes.set_xticks(range(len(names)), names, fontsize=8, rotation=20)
+    low = min(cell.mean for cell in cells if cell.n)
+    axes.set_ylim(bottom=max(0, low - 5))
+    axes.set_ylabel("top-1, %")
+    axes.legend(fontsize=8, ncols=4)
+    return save(figure, path)
+
+
+def matrix(cells: Sequence[Cell], path: Path) -> Path | None:
+    """Attention between student and teacher blocks in the last epoch (RTK's Figure 5)."""
+    found = [(name, line) for name, line in first_lines(cells) if line["matrix"]]
+    if not found:
+        return None
+    figure = Figure(figsize=(4.6 * len(found), 3.2))
+    for axes, (name, line) in zip(
+        figure.subplots(1, len(found), squeeze=False)[0], found, strict=True
+    ):
+        values = np.array(line["matrix"])
+        shown = axes.imshow(values, cmap="viridis", aspect="auto", vmin=0)
+        model = line["resolved"]["student"], line["resolved"]["teacher"]["model"]
+        axes.set_title(f"{name}, seed 0", fontsize=10)
+        axes.set_ylabel(f"student block ({model[0]})", fontsize=8)
+        axes.set_xlabel(f"teacher block ({model[1]})", fontsize=8)
+        for axis, size in ((axes.xaxis, values.shape[1]), (axes.yaxis, values.shape[0])):
+            every = 1 if size < 12 else 3
+            axis.set_ticks(range(0, size, every), range(1, size + 1, every), fontsize=7)
+        figure.colorbar(shown, ax=axes, label="attention, mean of the last epoch")
+    return save(figure, path)
+
+
+def roc(cells: Sequence[Cell], path: Path) -> Path | None:
+    """ROC curves: micro average and five classes (RTK's Figure 6), of RTK or the first method."""
+    found = [(n, line) for n, line in first_lines(cells) if line["roc"] and n != "teacher"]
+    found = [pair for pair in found if pair[0] == "rtk"] or found[:1]
+    if not found:
+        return None
+    name, line = found[0]
+    figure = Figure(figsize=(9, 4))
+    whole, near = figure.subplots(1, 2)
+    for i, (key, curve) in enumerate(line["roc"]["curves"].items()):
+        label = "micro average" if key == "micro" else f"class {line['class_names'][int(key)]}"
+        # Curves that lie upon each other stay visible: later ones are thinner.
+        style = dict(color="black" if key == "micro" else COLOURS[2 * i - 2], lw=5 - 0.8 * i)
+        label = f"{label} (area {curve['area']:.4f})"
+        for axes in (whole, near):
+            axes.plot(line["roc"]["fpr"], curve["tpr"], label=label, **style)
+    whole.plot([0, 1], [0, 1], color="0.8", lw=1)
+    near.set_xscale("log")
+    near.set_xlim(1e-4, 1)
+    whole.legend(fontsize=8, loc="lower right")
+    for axes, title in ((whole, f"{name}, seed 0, probabilities"), (near, "the same, log scale")):
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("false positive rate")
+        axes.set_ylabel("true positive rate")
+        axes.grid(alpha=0.3)
+    return save(figure, path)
+
+
+def maps(cells: Sequence[Cell], path: Path, workdir: Path, weights: Path | None) -> Path | None:
+    """Attention maps of teacher and students (seed 0) on the same test images.
+
+    Needs the finished runs in `workdir` and published weights in `weights`; without them the
+    picture drawn before is kept.
+    """
+    lines = dict(first_lines(cells, MAP_METHODS))
+    exports = {m: workdir / line["hash"] / "export" for m, line in lines.items()}
+    old = path if path.exists() else None
+    if len(lines) < len(MAP_METHODS) or not all(p.exists() for p in exports.values()):
+        return old
+    run = runs.resolve(lines["kd"]["config"], "student", lines["kd"]["protocol"])
+    config = run.config
+    if run.teacher:
+        config.teacher.weights = str(workdir / run.teacher.hash / "export")
+    else:
+        config.teacher.weights = str((weights or Path()) / config.teacher.weights)
+    if not Path(config.teacher.weights).exists():
+        return old
+    source = data.load(config.data.name)
+    rows = [int(np.flatnonzero(source.test.label == k)[0]) for k in range(PICTURED)]
+    image = source.test.image[rows]
+    master = teacher.describe(config, source.spec)
+    variables = teacher.load(config, master, source.spec, workdir, train=None)
+    networks = {"teacher": picture.attention(master, variables, image)}
+    student = build.network(config, config.student, source.spec)
+    for name in MAP_METHODS:
+        like = teacher.variables_like(student, source.spec)
+        networks[name] = picture.attention(student, load_export(exports[name], like), image)
+    names = [source.spec.class_names[k] for k in range(PICTURED)]
+    picture.write_attention(path, image, names, networks)
+    return path

@@ -1,0 +1,130 @@
+"""The first page of the report: what agrees with the papers, what does not, what was not run."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from atkd_jax import models
+from atkd_jax.data import tfds_name
+from atkd_jax.data.spec import IMAGENET_SIZES, KNOWN
+from atkd_jax.models.size import count_macs
+from experiments import runs
+from experiments.cells import Cell
+from experiments.document import Block, Grid, Heading, Items, Text
+from experiments.ledger import Line
+
+HOURS = "hours a seed, estimated"
+Filled = Mapping[str, Mapping[str, Sequence[Cell]]]  # table -> protocol -> cells
+
+
+@functools.cache
+def macs_of(model: str, size: int, classes: int) -> int:
+    return count_macs(models.create(model, classes), (size, size, 3))
+
+
+def work_of(config, data: str) -> tuple[float, int]:
+    """Multiply-adds of training on one image (backward counts twice), and images of a run."""
+    if data == "imagenet":
+        size, classes, images = 224, 1000, IMAGENET_SIZES[0]
+    else:
+        spec = KNOWN[data]
+        size, classes, images = spec.image_shape[0], spec.num_classes, spec.num_train
+    work = 3 * macs_of(config.student, size, classes)
+    if config.terms:
+        work += macs_of(config.teacher.model, size, classes)
+    return work, images * config.epochs
+
+
+def not_run(filled: Filled, results: Mapping[str, Line]) -> Grid:
+    """Tables without a result, whether their data are here, and what one of their runs costs."""
+    speed = best_speed(results)
+    rows = []
+    for name, protocols in filled.items():
+        cells = [cell for cells in protocols.values() for cell in cells]
+        if any(cell.n for cell in cells):
+            continue
+        row = next((c.row for c in cells if c.row.method in ("kd", "rtk", "dkd")), cells[0].row)
+        data = sorted({cell.row.dataset for cell in cells})
+        absent = [name for name in data if not prepared(name)]
+        try:
+            work, images = work_of(runs.resolve(row.config).config, row.dataset)
+            hours = f"{work * images / speed / 3600:,.0f}" if speed else ""
+        except ValueError as error:
+            hours = str(error)
+        rows.append([name, f"{len(cells)}", ", ".join(absent), f"`{row.config}`", hours])
+    return Grid(["table", "cells", "data not prepared here", "a run of it", HOURS], rows, [HOURS])
+
+
+def best_speed(results: Mapping[str, Line]) -> float:
+    """Multiply-adds a second of the fastest run that distilled one student alone; 0 if none did."""
+    lines = [line for line in results.values() if line["company"] == 1 and line["teacher"]]
+    work = [3 * line["student"]["macs"] + line["teacher"]["macs"] for line in lines]
+    speeds = [w * line["images_per_second"] for w, line in zip(work, lines, strict=True)]
+    return max(speeds, default=0.0)
+
+
+def prepared(dataset: str) -> bool:
+    """Whether TFDS has the data set on this machine."""
+    if dataset == "digits":
+        return True
+    name = {"imagenet": "imagenet2012"}.get(dataset, dataset)
+    folder = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
+    return (Path(folder) / tfds_name(name)).exists()
+
+
+def machine(line: Line) -> str:
+    """What a run ran on."""
+    it = line["hardware"]
+    return f"{it['devices']} x {it['device']} ({it['cpus']} CPU cores)"
+
+
+def summary(filled: Filled, results: Mapping[str, Line], problems: Sequence[str]) -> list[Block]:
+    """What agrees, what does not, what was not run, and what is wrong with the files."""
+    cells = [c for protocols in filled.values() for some in protocols.values() for c in some]
+    by_verdict: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.difference is not None:
+            about = f"{cell.row.method} {cell.row.pair} {cell.row.dataset} {cell.difference:+.2f}"
+            by_verdict.setdefault(cell.verdict, []).append(about)
+    blocks: list[Block] = [Heading("What agrees, what does not, what was not run")]
+    if not by_verdict:
+        blocks.append(
+            Text(
+                "No cell that a paper prints has been measured yet, so nothing can be said to"
+                " agree or to disagree with a paper's table."
+            )
+        )
+    blocks.append(Items([f"**{v}**: {'; '.join(told)}" for v, told in by_verdict.items()]))
+    teachers = {
+        (line["teacher"]["model"], line["teacher"]["hash"]): line["teacher"]["top1"]
+        for line in results.values()
+        if line["teacher"] and line["resolved"]["teacher"]["weights"].endswith(".th")
+    }
+    published = {model: top1 for model, (_, top1) in runs.PUBLISHED.items()}
+    blocks.append(
+        Items(
+            [
+                f"published teacher {model}, SHA-256 {digest}…: {top1:.2f} here,"
+                f" {published[model]:.2f} published"
+                for (model, digest), top1 in teachers.items()
+            ]
+        )
+    )
+    missing = not_run(filled, results)
+    if missing.rows:
+        machines = sorted({machine(line) for line in results.values()})
+        blocks.append(
+            Text(
+                f"Tables without any result follow. All results here were made on: "
+                f"{'; '.join(machines) or 'nothing yet'}. The hours are an estimate: the"
+                " multiply-adds of one training, at the rate of the fastest run in the results"
+                " that distilled one student alone."
+            )
+        )
+        blocks.append(missing)
+    if problems:
+        blocks += [Heading("Wrong with the files or the tables"), Items(list(problems))]
+    return [b for b in blocks if not isinstance(b, Items) or b.items]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -26,7 +27,9 @@ class Log:
             return
         self.path = workdir / "metrics.jsonl"
         kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= resume_step]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        draft = self.path.with_suffix(".draft")
+        draft.write_text("".join(line + "\n" for line in kept))
+        os.replace(draft, self.path)  # a process killed right here keeps the old file
         self.events = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=resume_step + 1
         )

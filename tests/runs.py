@@ -1,7 +1,16 @@
 """Small real runs for the tests: noise images whose classes differ in brightness, ResNet-8."""
 
+import atexit
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +18,9 @@ import numpy as np
 from configs import digits
 
 TRAIN, TEST, CLASSES = 96, 20, 3
+# Processes are forked from one that has imported everything and started nothing.
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["atkd_jax.main"])
 
 
 def write_npz(path: Path, train=TRAIN, test=TEST, classes=CLASSES) -> Path:
@@ -56,3 +68,134 @@ def run(*args, **kwargs) -> subprocess.CompletedProcess:
     return subprocess.run(
         command(*args, **kwargs), capture_output=True, text=True, timeout=300, check=False
     )
+
+
+@dataclasses.dataclass
+class Started:
+    """A process that runs a command of `command`."""
+
+    process: multiprocessing.Process
+    log: Path
+
+    def send(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.is_alive()
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def wait(self, seconds: float = 240) -> int:
+        """Its exit code; a process that does not end in time is killed, and the test fails."""
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.process.kill()
+            raise TimeoutError(self.output)
+        return self.process.exitcode
+
+    def wait_until(self, condition, seconds: float = 240) -> None:
+        """Waits for condition() while the process lives."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert self.alive, self.output
+            assert time.monotonic() < end, self.output
+            time.sleep(0.005)
+
+
+def start(arguments: list[str], log: Path, devices: int = 1, prepare=None) -> Started:
+    """Starts a command in a process of its own.
+
+    Args:
+      arguments: of `command`.
+      log: gets stdout and stderr.
+      devices: simulated.
+      prepare: called in the process before the command.
+    """
+    log.write_text("")
+    process = FORK.Process(target=_main, args=(arguments[2:], log, devices, prepare))
+    process.start()
+    return Started(process, log)
+
+
+def _main(argv, log, devices, prepare):
+    file = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    import jax
+
+    from atkd_jax import main
+
+    jax.config.update("jax_compilation_cache_dir", ".cache/jax")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    if prepare:
+        prepare()
+    sys.argv = argv
+    try:
+        main.cli()
+    finally:
+        atexit._run_exitfuncs()  # which a forked process leaves out
+
+
+def start_job(arguments: list[str], folder: Path, processes: int = 2, prepare=None):
+    """Starts one job of several processes with two devices each, over loopback."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    folder.mkdir(exist_ok=True)
+    return [
+        start(
+            [
+                *arguments,
+                f"--coordinator_address=localhost:{port}",
+                f"--num_processes={processes}",
+                f"--process_id={i}",
+            ],
+            folder / f"process{i}.log",
+            devices=2,
+            prepare=prepare,
+        )
+        for i in range(processes)
+    ]
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps of whole checkpoints."""
+    folder = workdir / "checkpoints"
+    names = os.listdir(folder) if folder.exists() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def saved_state(workdir: Path):
+    """The newest checkpoint, as nested dicts of arrays."""
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager(workdir.absolute() / "checkpoints") as manager:
+        args = ocp.args.Composite(tree=ocp.args.StandardRestore())
+        return manager.restore(manager.latest_step(), args=args)["tree"]
+
+
+def same_bits(a, b) -> bool:
+    import jax
+
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def difference(a, b) -> float:
+    """Largest difference of two trees' numbers."""
+    import jax
+
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.abs(np.asarray(x, float) - np.asarray(y, float)).max()) for x, y in pairs)
+
+
+def log_without_times(workdir: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]

@@ -4,13 +4,19 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 
-import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from runs import command, run, write_npz
+from runs import (
+    command,
+    log_without_times,
+    run,
+    same_bits,
+    saved_state,
+    saved_steps,
+    start,
+    write_npz,
+)
 
 STEPS = 24
 OVERRIDES = ("--config.checkpoint.every_steps=5", "--config.data.augment.flip=True")
@@ -24,71 +30,43 @@ def npz(tmp_path_factory):
 @pytest.fixture(scope="module")
 def uninterrupted(npz, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    done = run(npz, workdir, *OVERRIDES, method="at_kd")
-    assert done.returncode == 0, done.stderr
+    done = started(npz, workdir)
+    assert done.wait() == 0, done.output
+    assert saved_steps(workdir)[-1] == STEPS
     return workdir
 
 
-def start(npz, workdir):
-    """The run as a process, and a function that waits until a step is in its checkpoints."""
-    process = subprocess.Popen(
-        command(npz, workdir, *OVERRIDES, method="at_kd"), stdout=subprocess.PIPE, text=True
+def started(npz, workdir):
+    arguments = command(npz, workdir, *OVERRIDES, method="at_kd")
+    return start(arguments, workdir.with_suffix(".log"))
+
+
+@pytest.mark.parametrize("training", ["teacher", "student"])
+def test_a_killed_and_resumed_run_ends_in_the_same_bits(training, npz, uninterrupted, tmp_path):
+    workdir = tmp_path / "killed"
+    process = started(npz, workdir)
+    process.wait_until(
+        lambda: saved_steps(workdir / "teacher" if training == "teacher" else workdir)
     )
-
-    def wait_for(step):
-        for _ in range(2000):
-            saved = workdir.glob("checkpoints/[0-9]*")
-            if any(p.name.isdigit() and int(p.name) >= step for p in saved):
-                return
-            assert process.poll() is None, process.stdout.read()
-            time.sleep(0.05)
-        raise TimeoutError
-
-    return process, wait_for
-
-
-def final_state(workdir):
-    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
-        assert manager.latest_step() == STEPS
-        args = ocp.args.Composite(tree=ocp.args.StandardRestore())
-        return manager.restore(STEPS, args=args)["tree"]
-
-
-def same_bits(a, b):
-    import jax
-
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return all(np.array_equal(x, y) for x, y in pairs)
-
-
-def log_without_times(workdir):
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
-
-
-def test_a_killed_and_resumed_run_ends_in_the_same_bits(npz, uninterrupted, tmp_path):
-    process, wait_for = start(npz, tmp_path / "killed")
-    wait_for(5)
-    time.sleep(random.random())
-    process.send_signal(signal.SIGKILL)
+    time.sleep(random.random() / 10)
+    process.send(signal.SIGKILL)
     process.wait()
-    done = run(npz, tmp_path / "killed", *OVERRIDES, method="at_kd")
-    assert done.returncode == 0, done.stderr
-    assert same_bits(final_state(uninterrupted), final_state(tmp_path / "killed"))
-    assert log_without_times(uninterrupted) == log_without_times(tmp_path / "killed")
+    process = started(npz, workdir)
+    assert process.wait() == 0, process.output
+    assert same_bits(saved_state(uninterrupted), saved_state(workdir))
+    assert log_without_times(uninterrupted) == log_without_times(workdir)
 
 
 def test_sigterm_saves_and_says_how_to_go_on(npz, uninterrupted, tmp_path):
-    process, wait_for = start(npz, tmp_path / "stopped")
-    wait_for(5)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    assert "the same command goes on" in output or "top-1" in output
-    done = run(npz, tmp_path / "stopped", *OVERRIDES, method="at_kd")
-    assert done.returncode == 0, done.stderr
-    assert same_bits(final_state(uninterrupted), final_state(tmp_path / "stopped"))
+    workdir = tmp_path / "stopped"
+    process = started(npz, workdir)
+    process.wait_until(lambda: saved_steps(workdir))
+    process.send(signal.SIGTERM)
+    assert process.wait() == 0
+    assert "the same command goes on" in process.output or "top-1" in process.output
+    process = started(npz, workdir)
+    assert process.wait() == 0, process.output
+    assert same_bits(saved_state(uninterrupted), saved_state(workdir))
 
 
 def test_a_finished_run_is_not_run_again(npz, uninterrupted):

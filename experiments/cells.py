@@ -95,8 +95,10 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | N
     return Paired(statistics.mean(gaps), half, len(gaps))
 
 
-def value_of(row: Row, line: Line) -> float:
-    """A result in the row's metric."""
+def value_of(row: Row, line: Line) -> float | None:
+    """A result in the row's metric; None if that was not measured."""
+    if row.metric == "unseen":
+        return line.get("unseen")
     if row.metric != "top1":
         return 100 * line["areas"][row.metric]
     return line["best" if row.epoch == "best" else "last"]["top1"]
@@ -108,7 +110,7 @@ def fill(row: Row, protocol: str, results: Mapping[str, Line]) -> Cell:
     lines = {}
     for seed in seeds_of(row, results):
         name = runs.resolve(row.config, row.role, protocol, seed).hash
-        if name in results:
+        if name in results and value_of(row, results[name]) is not None:
             lines[seed] = results[name]
     values = {seed: value_of(row, line) for seed, line in lines.items()}
     return Cell(row, protocol, values, sum(line["seconds"] for line in lines.values()), lines)

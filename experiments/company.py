@@ -122,13 +122,13 @@ def shared(config: ConfigDict) -> dict[str, Any]:
 def train_company(
     configs: Sequence[ConfigDict], workdirs: Sequence[Path], data_seed: int | None = None
 ) -> None:
-    """Trains students together, or goes on with them; leaves finished runs in their workdirs.
+    """Trains students together, or goes on with them.
+
+    Leaves in every workdir what `train_and_evaluate` leaves there, but for attention.png. Seconds
+    are the company's, divided among the students.
 
     Args:
       data_seed: of the images' order and augmentation; the first student's unless given.
-
-    A workdir then holds what `train_and_evaluate` leaves, but for attention.png. Seconds are the
-    company's, divided among the students.
 
     Raises:
       ValueError, FloatingPointError, Interrupted: as `train_and_evaluate`.

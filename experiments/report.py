@@ -39,6 +39,9 @@ CAPTIONS = {
 }
 
 
+NUMERIC = ("published", "measured", "difference", "− KD", "parameters", "seconds")
+
+
 def number(value: float | None, form: str = ".2f") -> str:
     return "" if value is None else format(value, form)
 
@@ -48,6 +51,11 @@ def measured(cell: Cell) -> str:
         return "not run"
     spread = "" if cell.sd is None else f" ± {cell.sd:.2f}"
     return f"{cell.mean:.2f}{spread} ({cell.n})"
+
+
+def parameters(cell: Cell) -> str:
+    """Of the network that is tested."""
+    return next((f"{line['student']['params']:,}" for line in cell.lines.values()), "")
 
 
 def gain(cell: Cell, cells: Sequence[Cell]) -> str:
@@ -70,6 +78,7 @@ def grid_of(cells: Sequence[Cell]) -> Grid:
         "difference": [number(cell.difference, "+.2f") for cell in cells],
         "verdict": [cell.verdict for cell in cells],
         "− KD": [gain(cell, cells) for cell in cells],
+        "parameters": [parameters(cell) for cell in cells],
         "seconds": [number(cell.seconds or None, ",.0f") for cell in cells],
         "epoch": [cell.row.epoch for cell in cells],
         "config": [f"`{cell.row.config}`" for cell in cells],

@@ -30,7 +30,7 @@ class Row:
       config: configuration string, such as "cifar10:method=kd,pair=r56_r20".
       role: whose number it is: "student", or the "teacher" of that configuration.
       metric: "top1" in percent; "hard", "macro" or "micro", areas under the curve (roc.py), times
-        100.
+        100; "unseen", top-1 on other data with the same classes (measure.py).
       published: the printed number; None if there is none.
       source: of the number.
       epoch: which epoch's number it is: "last", "best" or "unstated".

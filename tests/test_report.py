@@ -23,7 +23,8 @@ def line(text, seed, top1, role="student", protocol="quick", **more):
         "resolved": json.loads(json.dumps(run.config.to_dict())), "seconds": 10.0, "company": 1,
         "last": {"top1": top1}, "best": {"top1": top1 + 1}, "teacher": teacher,
         "areas": {"hard": 0.9, "macro": 0.99, "micro": 0.98}, "images_per_second": 5.0,
-        "student": {"macs": 1}, "hardware": {"device": "cpu", "devices": 1, "cpus": 2},
+        "student": {"macs": 1, "params": 78042},
+        "hardware": {"device": "cpu", "devices": 1, "cpus": 2},
         "history": {"train/loss": [2.0, 1.0], "test/top1": [50.0, top1], "test/loss": [1.0, 0.5]},
         "roc": {}, "matrix": [], "class_names": [],
     } | more  # fmt: skip
@@ -126,6 +127,9 @@ def test_the_best_epoch_is_reported_where_the_paper_reports_it():
     assert fill(Row(KD, epoch="best"), "quick", results).mean == 91.0
     assert fill(Row(KD, metric="hard"), "quick", results).mean == 90.0
     assert fill(Row(KD), "quick", {}).mean is None
+    assert fill(Row(KD, metric="unseen"), "quick", results).n == 0
+    seen = {one["hash"]: one for one in [line(KD, 0, 90.0, unseen=70.0)]}
+    assert fill(Row(KD, metric="unseen"), "quick", seen).mean == 70.0
 
 
 def test_rank_agreement_is_spearmans():
@@ -180,8 +184,8 @@ def test_the_report_says_what_was_not_run_and_draws_what_was(tmp_path, monkeypat
                                      f"--workdir={tmp_path}"])  # fmt: skip
     report.main()
     text = (tmp_path / "REPORT.md").read_text()
-    assert "| kd | 98.50 ± 0.71 (2) |  | 20 | `digits:method=kd` |" in text
-    assert "| at | 97.50 ± 0.71 (2) | -1.00 ± 0.00 | 20 | `digits:method=at` |" in text
+    assert "| kd | 98.50 ± 0.71 (2) |  | 78,042 | 20 | `digits:method=kd` |" in text
+    assert "| at | 97.50 ± 0.71 (2) | -1.00 ± 0.00 | 78,042 | 20 | `digits:method=at` |" in text
     assert "| rtk | cifar10 | 93.40 | not run | `cifar10:method=rtk,pair=r56_r20` |" in text
     assert "digits.jsonl:5 is left out" in text
     assert text.index("| kd | 98.50") < text.index("| rtk | cifar10") < text.index("![")

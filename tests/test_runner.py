@@ -139,6 +139,18 @@ def test_published_weights_are_checked_against_their_name(tmp_path):
         run.published("net-00000000.th", tmp_path)
 
 
+def test_a_run_is_done_by_one_process_at_a_time(tmp_path):
+    worker = run.Worker(tmp_path, tmp_path, None)
+    kd, at = (runs.resolve(f"digits:method={method}") for method in ("kd", "at"))
+    with worker.locked(kd):
+        with worker.locked(at):
+            pass
+        with pytest.raises(run.Busy, match=kd.hash), worker.locked(kd):
+            pass
+    with worker.locked(kd):
+        pass
+
+
 def start(tmp_path, *more):
     command = [sys.executable, "-m", "experiments.run", "--table=digits", "--methods=none"]
     command += [f"--workdir={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", *more]

@@ -1,0 +1,125 @@
+"""What it costs to train K seeds of one method together: alone, in a row, vmap, lax.map.
+
+    python -m experiments.bench_company [--students=4] [--pair=r20_r8] [--method=kd]
+
+Random images of CIFAR-10's size and random weights: cost does not depend on either. Milliseconds
+for one step of one student, the median of `--steps`, compilation apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from atkd_jax import build
+from atkd_jax.data import Arrays, MemorySource
+from atkd_jax.data.augment import augment
+from atkd_jax.data.spec import KNOWN
+from atkd_jax.feed import MemoryFeed
+from atkd_jax.main import cache_compilations
+from atkd_jax.parallel import Parallel
+from atkd_jax.program import assemble
+from atkd_jax.step import AUGMENT, Axis, make_train_step
+from atkd_jax.types import Batch, PyTree, TrainState
+from configs import cifar10
+from experiments.company import Company, Once, make_company_step
+
+IMAGES = 640
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--students", type=int, default=4)
+    parser.add_argument("--pair", default="r20_r8")
+    parser.add_argument("--method", default="kd")
+    parser.add_argument("--steps", type=int, default=20)
+    args = parser.parse_args()
+    cache_compilations()
+    parallel = Parallel("none")
+    configs = []
+    for seed in range(args.students):
+        config = cifar10.get_config(f"method={args.method},pair={args.pair}")
+        config.seed, config.parallel = seed, "none"
+        configs.append(config)
+    config = configs[0]
+    rng = np.random.RandomState(0)
+    image = rng.randint(0, 256, (IMAGES, 32, 32, 3)).astype(np.uint8)
+    split = Arrays(image, np.arange(IMAGES, dtype=np.int32) % 10)
+    spec = dataclasses.replace(KNOWN["cifar10"], num_train=IMAGES, train_label=split.label)
+    feed = MemoryFeed(MemorySource(spec, split, split), parallel, config.batch_size, 0)
+    programs = [assemble(config, parallel, feed) for config in configs]
+    master = programs[0].teacher
+    weights = master.module.init(jax.random.key(9), jnp.zeros((1, 32, 32, 3)))
+    batch = Batch(image[:64], split.label[:64], np.arange(64, dtype=np.int32))
+    rest = (weights, batch, jax.random.key(0))
+
+    def train_step(teacher):
+        return make_train_step(
+            programs[0].student,
+            teacher,
+            build.objective(config, feed.steps_per_epoch),
+            build.optimizer(config, feed.steps_per_epoch),
+            build.augment(config),
+        )
+
+    states = [program.fresh() for program in programs]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
+    # The step is the same number for all, so images and teacher are not computed K times.
+    stacked = stacked.replace(step=states[0].step)
+    apart = jax.tree.map(lambda _: 0, stacked).replace(step=None)
+
+    def over_vmap(states, *rest):
+        after, metrics = jax.vmap(train_step(master), (apart, None, None, None))(states, *rest)
+        return after.replace(step=after.step[0]), metrics
+
+    def over_map(states, weights, batch, rng):
+        key = jax.random.fold_in(jax.random.fold_in(rng, states.step), AUGMENT)
+        position = jnp.arange(len(batch.label))
+        once = Once(master)  # asked outside the loop
+        once.apply(weights, augment(key, batch.image, position, build.augment(config)), train=False)
+        fields = {k: v for k, v in vars(states).items() if k != "step"}
+        step = train_step(once)
+        after, metrics = jax.lax.map(
+            lambda own: step(TrainState(step=states.step, **own), weights, batch, rng), fields
+        )
+        return after.replace(step=after.step[0]), metrics
+
+    ways = {
+        "alone": (jax.jit(train_step(master)), states[0], 1),
+        "in a row": (
+            jax.jit(make_company_step(configs, programs, Axis())),
+            Company(tuple(states)),
+            args.students,
+        ),
+        "vmap": (jax.jit(over_vmap), stacked, args.students),
+        "lax.map": (jax.jit(over_map), stacked, args.students),
+    }
+    device = jax.devices()[0].device_kind
+    print(f"{args.students} seeds, {args.method}, {args.pair}, batch {config.batch_size}, {device}")
+    print("\n| | ms / step / student | compilation, s |\n|---|---|---|")
+    for name, (step, state, students) in ways.items():
+        began = time.perf_counter()
+        compiled = step.lower(state, *rest).compile()
+        compiling = time.perf_counter() - began
+        ms = 1000 * median_step(compiled, state, rest, args.steps) / students
+        print(f"| {name} | {ms:.1f} | {compiling:.0f} |", flush=True)
+
+
+def median_step(compiled, state: PyTree, rest: tuple, steps: int) -> float:
+    """Seconds of a step."""
+    times = []
+    for _ in range(steps + 2):
+        began = time.perf_counter()
+        state, _ = jax.block_until_ready(compiled(state, *rest))
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[2:])
+
+
+if __name__ == "__main__":
+    main()

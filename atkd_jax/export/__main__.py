@@ -31,7 +31,7 @@ def export(
 
     Args:
       names: keys of `FORMATS`.
-      calibration: training images from which int8 takes its ranges.
+      calibration: how many training images int8 takes its ranges from, at most.
       max_drop: points of top-1 that a file may lose against JAX.
 
     Raises:
@@ -53,7 +53,7 @@ def export(
             print(f"{name}: {rows[-1].bytes:,} bytes, top-1 {rows[-1].top1:.2f}", flush=True)
         print(f"\n{measure.table(top1, rows)}\n")
         check_drop(rows, max_drop)
-        card.write(draft, student, top1, rows, calibration, cpu())
+        card.write(draft, student, top1, rows, len(samples), cpu())
         report = {"top1": top1, "cpu": cpu(), "rows": [row._asdict() for row in rows]}
         (draft / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         shutil.rmtree(device, ignore_errors=True)
@@ -115,7 +115,9 @@ def main() -> None:
     parser.add_argument(
         "--formats", default="tflite,tflite_int8", help=f"of {', '.join(formats.FORMATS)}"
     )
-    parser.add_argument("--calibration", type=int, default=256, help="training images for int8")
+    parser.add_argument(
+        "--calibration", type=int, default=256, help="training images for int8, at most"
+    )
     parser.add_argument("--max_drop", type=float, default=1.0, help="points of top-1")
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)

@@ -56,7 +56,12 @@ def read(workdir: Path) -> Student:
             f" python -m atkd_jax.main --config=FILE --workdir={workdir}"
         )
     meta = checkpoint.read_export_meta(workdir / "export")
-    source = build.source(ConfigDict(summary["config"]))
+    try:
+        source = build.source(ConfigDict(summary["config"]))
+    except AttributeError as error:
+        raise ValueError(
+            f"{workdir} was trained by another version of atkd_jax: its configuration lacks {error}"
+        ) from error
     if tuple(meta["class_names"]) != source.spec.class_names:
         raise ValueError(
             f"the student in {workdir} knows {meta['num_classes']} classes of {meta['data']}, the"
@@ -101,19 +106,16 @@ def test_images(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def calibration_images(source: Source, num: int) -> np.ndarray:
-    """`num` training images [num, H, W, 3] uint8, drawn at random but always the same.
+    """`num` training images [num, H, W, 3] uint8, or all if they are fewer; always the same ones.
 
     Raises:
-      ValueError: there are not as many.
+      ValueError: none are asked for.
     """
-    if not 1 <= num <= source.spec.num_train:
-        raise ValueError(
-            f"calibration={num} is not in 1..{source.spec.num_train}, the number of training images"
-        )
+    if num < 1:
+        raise ValueError(f"calibration={num}: int8 needs training images to take its ranges from")
     if isinstance(source, MemorySource):
-        return source.train.image[
-            np.random.RandomState(0).permutation(len(source.train.image))[:num]
-        ]
+        image = source.train.image
+        return image[np.random.RandomState(0).permutation(len(image))[:num]]
     size = source.share.batch_size
     return np.concatenate([b.image for b in islice(source.train(0), -(-num // size))])[:num]
 

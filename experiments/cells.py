@@ -6,6 +6,7 @@ Pure functions: rows and results in, numbers out. A cell without results has n =
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -189,3 +190,22 @@ def rank_agreement(cells: Sequence[Cell]) -> tuple[float, int] | None:
     if len(both) < 4:
         return None
     return float(stats.spearmanr(*zip(*both, strict=True)).statistic), len(both)
+
+
+def seed_agreement(cells: Sequence[Cell]) -> tuple[float, int, int] | None:
+    """How well seeds agree on the order of the students: can this protocol tell methods apart?
+
+    The mean over pairs of seeds of Spearman's rank correlation between their numbers; of how many
+    cells; of how many seeds. None for fewer than four cells or two seeds that all of them have, or
+    if a seed ranks nothing.
+    """
+    chosen = [cell for cell in cells if cell.n and cell.row.role == "student"]
+    if len(chosen) < 4:
+        return None
+    seeds = sorted(set.intersection(*(set(cell.values) for cell in chosen)))
+    columns = [[cell.values[seed] for cell in chosen] for seed in seeds]
+    if len(seeds) < 2 or any(len(set(column)) == 1 for column in columns):
+        return None
+    pairs = itertools.combinations(columns, 2)
+    mean = statistics.mean(float(stats.spearmanr(a, b).statistic) for a, b in pairs)
+    return mean, len(chosen), len(seeds)

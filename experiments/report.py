@@ -14,7 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments import figures, ledger, runs
-from experiments.cells import Cell, against_kd, fill_table, known_hashes, rank_agreement
+from experiments.cells import (
+    Cell,
+    against_kd,
+    fill_table,
+    known_hashes,
+    rank_agreement,
+    seed_agreement,
+)
 from experiments.document import Block, Grid, Heading, Picture, Text, to_html, to_markdown
 from experiments.summary import summary
 from experiments.tables import TABLES, Row, Table
@@ -112,6 +119,17 @@ def blocks_of(name: str, table: Table, filled: Mapping[str, Sequence[Cell]]) -> 
                 Text(
                     f"Order of the methods: Spearman's rank correlation of measured and published"
                     f" numbers is {rank[0]:.2f} over {rank[1]} cells."
+                )
+            )
+        if len({(c.row.dataset, c.row.pair, c.row.metric) for c in cells}) == 1 and (
+            agreement := seed_agreement(cells)
+        ):
+            blocks.append(
+                Text(
+                    "Can this protocol tell the methods apart? The rank correlation of their"
+                    f" numbers between two seeds is {agreement[0]:.2f} (mean over {agreement[2]}"
+                    f" seeds, {agreement[1]} students; 1: every seed gives the same order, 0: the"
+                    " order is chance)."
                 )
             )
         blocks.append(grid_of(cells))

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from experiments import ledger, report, roc, runs
-from experiments.cells import Cell, fill, fill_table, known_hashes, paired, rank_agreement
+from experiments.cells import (
+    Cell,
+    fill,
+    fill_table,
+    known_hashes,
+    paired,
+    rank_agreement,
+    seed_agreement,
+)
 from experiments.document import Grid, Heading, Picture, to_html, to_markdown
 from experiments.tables import TABLES, Row, Table
 
@@ -136,6 +144,16 @@ def test_rank_agreement_is_spearmans():
     cells = [cell_of({0: v}, p) for v, p in ((1.0, 60.0), (2.0, 61.0), (3.0, 63.0), (4.0, 62.0))]
     assert rank_agreement(cells) == (pytest.approx(0.8), 4)
     assert rank_agreement(cells[:3]) is None
+
+
+def test_seeds_agree_when_they_order_the_methods_alike():
+    same = [cell_of({0: v, 1: v + 1, 2: v - 1}) for v in (1.0, 2.0, 3.0, 4.0)]
+    assert seed_agreement(same) == (pytest.approx(1.0), 4, 3)
+    turned = [cell_of({0: v, 1: -v}) for v in (1.0, 2.0, 3.0, 4.0)]
+    assert seed_agreement(turned) == (pytest.approx(-1.0), 4, 2)
+    assert seed_agreement([cell_of({0: 1.0, 1: v}) for v in (1.0, 2.0, 3.0, 4.0)]) is None
+    assert seed_agreement(same[:3]) is None
+    assert seed_agreement([*same, cell_of({7: 1.0})]) is None
 
 
 def test_areas_from_hard_predictions_follow_from_the_accuracy():

@@ -1,0 +1,211 @@
+"""How long a distillation step takes, what share of the machine it uses, and PyTorch's beside it.
+
+    python -m experiments.bench_step [--pairs=r56_r20,r50_mv2,imagenet] [--seconds=20]
+
+KD (0.1 CE + 0.9 KL, T = 4) with SGD on random images; weights as initialised: time depends on
+neither. Ours is the step that training runs, through Parallel and make_dispatch, without random
+crops, since the twin has none. Ours and PyTorch's take turns, step by step, so that a noisy
+neighbour meets both; min and median are told, the ratio is of the medians. FLOPs are XLA's own
+count of the compiled step; the peak is a large matrix product of the same run. PyTorch is optional.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from atkd_jax import models
+from atkd_jax.data.augment import Augment
+from atkd_jax.dispatch import make_dispatch
+from atkd_jax.main import cache_compilations
+from atkd_jax.methods import create
+from atkd_jax.models.size import count_params
+from atkd_jax.objective import Objective, Term
+from atkd_jax.parallel import Parallel
+from atkd_jax.step import Network, init_state, make_train_step
+from atkd_jax.types import Batch, DataSpec
+
+STATS = ((0.5,) * 3, (0.25,) * 3)
+LOOP = 50  # steps of a dispatch in a loop; fewer where they would take longer than --seconds
+# name -> teacher, student, image size, classes, batch on an accelerator, batch on CPU
+PAIRS = {
+    "r56_r20": ("resnet56", "resnet20", 32, 10, 64, 64),
+    "r50_mv2": ("resnet50_cifar", "mobilenetv2_cifar", 32, 10, 64, 64),
+    "imagenet": ("resnet50", "mobilenetv2", 224, 1000, 256, 32),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", default=",".join(PAIRS))
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    args = parser.parse_args()
+    cache_compilations()
+    device = jax.devices()[0]
+    peak = matmul_flops(args.dtype)
+    torch = importlib.util.find_spec("torch") is not None
+    print(f"{device.device_kind}, {args.dtype}, matrix product {peak / 1e9:,.1f} GFLOP/s")
+    print("ms are min / median\n")
+    print(
+        "| pair | batch | step ms | images/s | GFLOP | of peak | in a loop ms | teacher ms |"
+        " without batch norm ms | PyTorch ms | PyTorch teacher ms | ours is x as fast |"
+    )
+    print("|---" * 12 + "|")
+    for name in args.pairs.split(","):
+        print(row(name, peak, args.seconds, args.dtype, torch), flush=True)
+
+
+def row(name: str, peak: float, seconds: float, dtype: str, torch: bool) -> str:
+    """One line of the table."""
+    *_, on_accelerator, on_cpu = PAIRS[name]
+    batch = on_cpu if jax.devices()[0].platform == "cpu" else on_accelerator
+    ours = Ours(name, batch, dtype)
+    runs = {"step": ours.step, "teacher": ours.teacher, "folded": ours.folded}
+    if torch:
+        twin = ours.twin()
+        runs |= {"torch": twin.step, "torch teacher": twin.ask_teacher}
+    times = take_turns(runs, seconds)
+    median = {key: statistics.median(values) for key, values in times.items()}
+    told = {key: f"{1e3 * min(times[key]):.1f} / {1e3 * median[key]:.1f}" for key in times}
+    told |= {key: "-" for key in ("torch", "torch teacher") if not torch}
+    steps = max(1, min(LOOP, int(seconds / median["step"])))
+    looped = ours.loop(steps)
+    speed = ours.flops / median["step"]
+    ratio = f"{median['torch'] / median['step']:.2f}" if torch else "-"
+    return (
+        f"| {name} | {batch} | {told['step']} | {batch / median['step']:,.0f} |"
+        f" {ours.flops / 1e9:.2f} | {speed / peak:.0%} | {1e3 * looped:.1f} ({steps} steps) |"
+        f" {told['teacher']} | {told['folded']} | {told['torch']} | {told['torch teacher']} |"
+        f" {ratio} |"
+    )
+
+
+def take_turns(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
+    """Seconds of every run, again and again in turn, at least three times after a first one."""
+    times = {name: [] for name in runs}
+    began, rounds = time.perf_counter(), 0
+    while rounds < 4 or time.perf_counter() - began < seconds * len(runs):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+        rounds += 1
+        if rounds == 1:
+            began = time.perf_counter()  # the first one compiles
+    return {name: values[1:] for name, values in times.items()}
+
+
+def matmul_flops(dtype: str, size: int = 2048) -> float:
+    """Floating-point operations a second in the quickest of ten large matrix products."""
+    size = size if jax.devices()[0].platform == "cpu" else 4 * size
+    x = jnp.ones((size, size), dtype)
+    product = jax.jit(lambda x: x @ x)
+    times = take_turns({"x": lambda: jax.block_until_ready(product(x))}, 3.0)["x"]
+    return 2 * size**3 / min(times)
+
+
+class Ours:
+    """The step of one pair as training runs it."""
+
+    def __init__(self, name: str, batch: int, dtype: str):
+        self.names, size, classes = PAIRS[name][:2], *PAIRS[name][2:4]
+        rng = np.random.RandomState(0)
+        image = rng.randint(0, 256, (batch, size, size, 3)).astype(np.uint8)
+        self.batch = Batch(image, np.arange(batch, dtype=np.int32) % classes, np.arange(batch))
+        self.classes = classes
+        spec = DataSpec(
+            "random", image.shape[1:], tuple(map(str, range(classes))), batch, batch, *STATS
+        )
+        parallel = Parallel("shard_map", jax.devices()[:1])
+        master, student = (
+            Network(models.create(n, classes, dtype=jnp.dtype(dtype), bn_axis=axis), *STATS)
+            for n, axis in zip(self.names, (None, parallel.axis_name), strict=True)
+        )
+        objective = Objective(0.1, {"kd": Term(0.9, create("kd"))})
+        tx = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.01, momentum=0.9))
+        key = jax.random.key(0)
+        self.state = parallel.init(
+            lambda: init_state(student, master, objective, tx, spec, batch, key)
+        )
+        one = np.zeros((1, *image.shape[1:]), np.float32)
+        self.weights = parallel.init(lambda: master.module.init(key, one))
+        step = make_train_step(student, master, objective, tx, Augment(), parallel.axis)
+        # Indexing beyond the stack's one batch gives that one again: every step sees the same.
+        self.stack = parallel.place_batches(jax.tree.map(lambda x: x[None], self.batch))
+        self.one, self.many = (
+            parallel.spmd(
+                make_dispatch(step, lambda _, item: item, in_loop), spread=(3,), donate=(0,)
+            )
+            for in_loop in (False, True)
+        )
+        zero = np.int32(0)
+        self.one = self.one.lower(
+            self.state, self.weights, (), self.stack, zero, zero, zero
+        ).compile()
+        self.flops = self.one.cost_analysis()["flops"]
+        asked = jax.tree.map(jnp.asarray, image.astype(np.float32) / 255)
+        self._teacher = jax.jit(lambda w: master.apply(w, asked).logits)
+
+        def without_batch_norm(w):
+            """What folding batch norm into the convolutions leaves of it: the shift."""
+            with nn.intercept_methods(only_shift):
+                return master.apply(w, asked).logits
+
+        self._folded = jax.jit(without_batch_norm)
+
+    def step(self) -> None:
+        zero = np.int32(0)
+        self.state, sums, _ = self.one(
+            self.state, self.weights, (), self.stack, zero, zero + 1, zero
+        )
+        jax.block_until_ready((self.state, sums))
+
+    def teacher(self) -> None:
+        jax.block_until_ready(self._teacher(self.weights))
+
+    def folded(self) -> None:
+        jax.block_until_ready(self._folded(self.weights))
+
+    def loop(self, steps: int) -> float:
+        """Seconds of a step when one dispatch takes `steps` of them."""
+        zero, times = np.int32(0), []
+        for _ in range(2):
+            start = time.perf_counter()
+            self.state, sums, _ = self.many(
+                self.state, self.weights, (), self.stack, zero, zero + steps, zero
+            )
+            jax.block_until_ready((self.state, sums))
+            times.append((time.perf_counter() - start) / steps)
+        return times[-1]  # the first one compiles
+
+    def twin(self):
+        """The same in PyTorch; checked to have the same number of parameters."""
+        from experiments.torch_twin import Twin
+
+        twin = Twin(*self.names, self.classes, self.batch.image, self.batch.label)
+        ours = count_params(self.weights), count_params(self.state.params["student"])
+        if ours != (twin.teacher_params, twin.params):
+            raise RuntimeError(f"the twin of {self.names} has other parameters than ours: {ours}")
+        return twin
+
+
+def only_shift(call, args, kwargs, context):
+    """Replaces batch norm by an addition."""
+    if isinstance(context.module, nn.BatchNorm):
+        return args[0] + context.module.get_variable("params", "bias").astype(args[0].dtype)
+    return call(*args, **kwargs)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,11 +10,11 @@ first student's; a student's own seed decides its initial parameters and those o
 - of K seeds, the first is the same as alone; another is reproduced by a company of its own with
   that data seed. Their spread is that of initialisation alone.
 
-Students stand one after another in the compiled step: methods have different parameters, and on two
-CPU cores it is the fastest for K seeds of one method as well. ResNet-20 -> ResNet-8, KD, 4 seeds, ms
-per step and student on a busy machine (bench_company.py): alone 1024, in a row 476, vmap 1730; in
-another run in a row 411, vmap 2313, lax.map 6303. So the runner never uses vmap or lax.map; on an
-accelerator nobody has measured yet.
+Students stand one after another in the compiled step: methods have different parameters, and on
+two CPU cores it is the fastest for K seeds of one method, too. ResNet-20 -> ResNet-8, KD, 4 seeds,
+ms per step and student on a busy machine (bench_company.py): alone 1024, in a row 476, vmap 1730;
+in another run in a row 411, vmap 2313, lax.map 6303. So the runner uses neither vmap nor lax.map;
+on an accelerator nobody has measured yet.
 """
 
 from __future__ import annotations
@@ -105,9 +105,10 @@ def make_company_step(
 
 def check_members(configs: Sequence[ConfigDict]) -> None:
     """Raises ValueError if students do not fit into one company."""
-    first = runs.identity(shared(configs[0]))
+    free = {"terms": {}, "ce_weight": 1.0, "seed": 0}
+    first = runs.identity(configs[0].to_dict() | free)
     for config in configs:
-        own = runs.identity(shared(config))
+        own = runs.identity(config.to_dict() | free)
         if keys := [key for key in first.keys() | own.keys() if first.get(key) != own.get(key)]:
             raise ValueError(
                 f"students of one company share all but methods and seeds; these differ in"
@@ -115,11 +116,6 @@ def check_members(configs: Sequence[ConfigDict]) -> None:
             )
         if config.accumulate > 1:
             raise ValueError("accumulate splits the batch that a company shares; train them apart")
-
-
-def shared(config: ConfigDict) -> dict[str, Any]:
-    """What has to be the same for all."""
-    return config.to_dict() | {"terms": {}, "ce_weight": 1.0, "seed": 0}
 
 
 def train_company(

@@ -16,6 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 from absl import logging
 
 from atkd_jax.export import card, formats, measure
@@ -63,8 +64,20 @@ def export(
     return rows
 
 
-def make(student: students.Student, name: str, folder: Path, samples, expected, label):
-    """Writes one file into `folder` and measures it; returns its row."""
+def make(
+    student: students.Student,
+    name: str,
+    folder: Path,
+    samples: np.ndarray,
+    expected: np.ndarray,
+    label: np.ndarray,
+) -> measure.Row:
+    """Writes one file into `folder` and measures it.
+
+    Args:
+      samples: training images for int8, [N, H, W, 3].
+      expected, label: JAX's logits [N, K] of the test set and its labels [N].
+    """
     form = formats.FORMATS[name]
     serve = students.serving(student.network, student.variables)
     path = folder / form.file
@@ -77,7 +90,7 @@ def make(student: students.Student, name: str, folder: Path, samples, expected, 
     return measure.row(name, path, measure.run(path, images), expected, label)
 
 
-def check_top1(student: students.Student, logits, label) -> float:
+def check_top1(student: students.Student, logits: np.ndarray, label: np.ndarray) -> float:
     """JAX's top-1 in percent; ValueError if it is not what the run wrote down."""
     top1 = 100 * float((logits.argmax(1) == label).mean())
     if abs(top1 - student.meta["top1"]) > max(0.5, 100 / len(label)):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -152,7 +153,7 @@ class Parallel:
             return jax.jit(function, donate_argnums=donate)
         arguments = range(len(inspect.signature(function).parameters))
         if self.mode == "pmap":
-            return jax.pmap(
+            mapped = jax.pmap(
                 function,
                 axis_name=AXIS,
                 in_axes=tuple(1 if i in spread else None for i in arguments),
@@ -160,6 +161,11 @@ class Parallel:
                 devices=self.devices,
                 donate_argnums=donate,
             )
+            if jax.process_count() == 1:
+                return mapped
+            # Of several processes each gets results of its own, which Orbax does not take.
+            to_global = multihost_utils.host_local_array_to_global_array
+            return lambda *args: to_global(mapped(*args), self.mesh, P())
         mapped = jax.shard_map(
             function,
             mesh=self.mesh,

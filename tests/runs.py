@@ -143,8 +143,8 @@ def _main(argv, log, devices, prepare):
         atexit._run_exitfuncs()  # which a forked process leaves out
 
 
-def start_job(arguments: list[str], folder: Path, processes: int = 2, prepare=None):
-    """Starts one job of several processes with two devices each, over loopback."""
+def start_job(arguments: list[str], folder: Path, only_last=(), prepare=None) -> list[Started]:
+    """Starts one job of two processes with two devices each, over loopback."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -154,14 +154,15 @@ def start_job(arguments: list[str], folder: Path, processes: int = 2, prepare=No
             [
                 *arguments,
                 f"--coordinator_address=localhost:{port}",
-                f"--num_processes={processes}",
+                "--num_processes=2",
                 f"--process_id={i}",
+                *(only_last if i else ()),
             ],
             folder / f"process{i}.log",
             devices=2,
             prepare=prepare,
         )
-        for i in range(processes)
+        for i in range(2)
     ]
 
 
@@ -174,10 +175,12 @@ def saved_steps(workdir: Path) -> list[int]:
 
 def saved_state(workdir: Path):
     """The newest checkpoint, as nested dicts of arrays."""
+    import jax
     import orbax.checkpoint as ocp
 
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with ocp.CheckpointManager(workdir.absolute() / "checkpoints") as manager:
-        args = ocp.args.Composite(tree=ocp.args.StandardRestore())
+        args = ocp.args.Composite(tree=ocp.args.StandardRestore(fallback_sharding=here))
         return manager.restore(manager.latest_step(), args=args)["tree"]
 
 

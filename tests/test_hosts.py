@@ -1,0 +1,108 @@
+"""Two processes of two devices are one job: same training, one log, and they end together."""
+
+import signal
+
+import numpy as np
+import pytest
+from runs import (
+    command,
+    difference,
+    log_without_times,
+    same_bits,
+    saved_state,
+    saved_steps,
+    start,
+    start_job,
+    write_npz,
+)
+
+from atkd_jax import hosts
+
+STEADY = ("--config.optimizer.lr=0.005", "--config.data.augment.flip=True")
+OVERRIDES = (*STEADY, "--config.parallel=shard_map", "--config.checkpoint.every_steps=4")
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    return write_npz(tmp_path_factory.mktemp("data") / "noise.npz")
+
+
+@pytest.fixture(scope="module")
+def together(npz, tmp_path_factory):
+    """The workdir of a run of two processes."""
+    workdir = tmp_path_factory.mktemp("runs") / "together"
+    ended(start_job(arguments(npz, workdir), workdir.with_suffix(".logs")))
+    return workdir
+
+
+def arguments(npz, workdir, *overrides, method="none"):
+    return command(npz, workdir, *OVERRIDES, *overrides, method=method)
+
+
+def ended(job, code=0):
+    for process in job:
+        assert process.wait() == code, [process.output for process in job]
+    return [process.output for process in job]
+
+
+def test_two_processes_end_in_the_parameters_of_one(npz, tmp_path):
+    """A teacher that both train and load, then a student."""
+    workdir, other = tmp_path / "together", tmp_path / "alone"
+    short = "--config.epochs=2", "--config.teacher.epochs=1"
+    outputs = ended(start_job(arguments(npz, workdir, *short, method="at_kd"), tmp_path))
+    ended([start(arguments(npz, other, *short, method="at_kd"), tmp_path / "log", devices=4)])
+    assert difference(saved_state(other)["params"], saved_state(workdir)["params"]) < 1e-5
+    ours, theirs = (log_without_times(path) for path in (workdir, other))
+    assert [row["step"] for row in ours] == [6, 12]
+    for row, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(list(row.values()), list(other.values()), rtol=1e-4)
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+    assert "epoch 2" in outputs[0]
+    assert not [line for line in outputs[1].splitlines() if not line.startswith("[Gloo]")]
+
+
+def test_pmap_runs_on_several_processes_too(npz, together, tmp_path):
+    job = start_job(arguments(npz, tmp_path / "pmap", "--config.parallel=pmap"), tmp_path)
+    ended(job)
+    ours, theirs = (saved_state(path)["params"] for path in (tmp_path / "pmap", together))
+    assert difference(ours, theirs) < 1e-5
+
+
+def test_a_killed_host_ends_the_job_and_nothing_is_lost(npz, together, tmp_path):
+    workdir = tmp_path / "killed"
+    for killed in (1, 0):
+        job = start_job(arguments(npz, workdir), tmp_path)
+        last = max(saved_steps(workdir), default=0)
+        job[0].wait_until(lambda last=last: max(saved_steps(workdir), default=0) > last)
+        job[killed].send(signal.SIGKILL)
+        assert job[1 - killed].wait(120) not in (0, None)
+        said = job[1 - killed].output
+        assert "lost another host" in said or "another task died" in said, said
+        job[killed].wait()
+    ended(start_job(arguments(npz, workdir), tmp_path))
+    assert same_bits(saved_state(together), saved_state(workdir))
+    assert log_without_times(together) == log_without_times(workdir)
+
+
+def test_a_signal_to_one_host_stops_all_at_the_same_step(npz, together, tmp_path):
+    workdir = tmp_path / "stopped"
+    job = start_job(arguments(npz, workdir), tmp_path)
+    job[0].wait_until(lambda: saved_steps(workdir))
+    job[1].send(signal.SIGTERM)
+    outputs = ended(job)
+    assert f"stopped: saved at step {saved_steps(workdir)[-1]} of 24" in outputs[0]
+    ended(start_job(arguments(npz, workdir), tmp_path))
+    assert same_bits(saved_state(together), saved_state(workdir))
+
+
+def test_hosts_with_different_configurations_are_refused(npz, tmp_path):
+    workdir = tmp_path / "run"
+    job = start_job(arguments(npz, workdir), tmp_path, only_last=["--config.seed=1"])
+    for output in ended(job, code=1):
+        assert "started with different configurations" in output
+    assert not workdir.exists()
+
+
+def test_some_of_the_flags_are_refused(npz, tmp_path):
+    with pytest.raises(ValueError, match="--process_id belong together"):
+        hosts.connect("localhost:1234", 2, None)

@@ -79,9 +79,9 @@ def methods(cells: Sequence[Cell], path: Path) -> Path | None:
     figure = Figure(figsize=(8, 0.26 * len(chosen) + 0.9))
     axes = figure.subplots()
     for y, cell in enumerate(chosen):
-        axes.plot(list(cell.values.values()), [y] * cell.n, ".", color="0.6", ms=5, zorder=1)
+        axes.plot(list(cell.values.values()), [y - 0.25] * cell.n, ".", color="0.5", ms=4)
         axes.errorbar(
-            cell.mean, y, xerr=cell.sd or 0, fmt="o", ms=5, capsize=3, zorder=2,
+            cell.mean, y, xerr=cell.sd or 0, fmt="o", ms=5, capsize=3,
             color="tab:red" if cell.row.method == "teacher" else "tab:blue",
         )  # fmt: skip
     names = [f"{cell.row.method} (n = {cell.n})" for cell in chosen]

@@ -33,9 +33,8 @@ without a line there does not appear. **Measured** is mean ± standard deviation
 the last epoch, unless the paper reports the best. **Verdict**, under the paper's protocol only: is
 the mean inside the published value ± that standard deviation? **− KD** is the difference to KD over
 common seeds with a 95 % confidence interval (Student's t). Seconds are wall time of all runs of a
-cell, whatever else their machine had to do. The protocols and the seeds behind published numbers are mostly unstated; see the notes.""".replace(
-    "\n", " "
-)
+cell, whatever else their machine had to do. The protocols and the seeds behind published numbers
+are mostly unstated; see the notes.""".replace("\n", " ")
 CAPTIONS = {
     "curves": "training loss and test accuracy over the epochs; band: range over the seeds",
     "methods": "all methods",

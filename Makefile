@@ -9,7 +9,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python -m experiments.demo
 
 tables: $(VENV)/.ready
-	$(BIN)/python -m experiments.run --table=digits --seeds=5 --protocol=quick
+	$(BIN)/python -m experiments.run --table=digits --seeds=5 --protocol=quick --students=6
 	$(BIN)/python -m experiments.report
 
 test: $(VENV)/.ready-dev

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from atkd_jax.data.memory import MemorySource, epoch_order, eval_order
+from atkd_jax.data.prefetch import prefetch
 from atkd_jax.parallel import Parallel
 from atkd_jax.types import Batch, PyTree
 
@@ -26,6 +27,11 @@ def make_feed(source: Any, parallel: Parallel, batch_size: int, seed: int):
     if isinstance(source, MemorySource):
         return MemoryFeed(source, parallel, batch_size, seed)
     return StreamFeed(source, parallel, batch_size)
+
+
+def steps_per_dispatch(feed: Any, parallel: Parallel) -> int:
+    """How many steps are worth one dispatch; of a stream, whose batches are large, always one."""
+    return 1 if feed.fetch is StreamFeed.fetch else parallel.steps_per_dispatch
 
 
 class MemoryFeed:
@@ -81,14 +87,17 @@ class StreamFeed:
         return item
 
     def _stacks(self, batches: Iterator[Batch], per_stack: int) -> Iterator[PyTree]:
-        while group := list(itertools.islice(batches, per_stack)):
-            stack = jax.tree.map(lambda *x: np.stack(x), *group)
-            yield self.parallel.place_local_batches(stack)
+        """On the devices, the next ones already on their way."""
+
+        def stacks():
+            while group := list(itertools.islice(batches, per_stack)):
+                yield jax.tree.map(lambda *x: np.stack(x), *group)
+
+        return prefetch(stacks(), self.parallel.place_local_batches)
 
     def train(self, epoch: int, first: int, per_dispatch: int) -> Iterator[Dispatch]:
         """The rest of an epoch from its step `first` on."""
-        batches = self.source.train(epoch, first)
-        for stack in self._stacks(batches, per_dispatch):
+        for stack in self._stacks(self.source.train(epoch, first), per_dispatch):
             yield stack, 0, len(stack.label)
 
     def test(self, batch_size: int) -> Iterator[PyTree]:

@@ -66,8 +66,8 @@ def known(config: ConfigDict) -> tuple[DataSpec, bool]:
     return dataclasses.replace(spec, num_train=num, train_label=label), True
 
 
-def paper_feed(config: ConfigDict, parallel: Parallel, steps: int) -> PaperFeed:
-    """Shapes as the feed would give them to a dispatch of `steps` steps."""
+def paper_feed(config: ConfigDict, parallel: Parallel) -> PaperFeed:
+    """Shapes as the feed would give them to a dispatch."""
     spec, in_memory = known(config)
     if config.batch_size > spec.num_train:
         raise ValueError(
@@ -83,7 +83,7 @@ def paper_feed(config: ConfigDict, parallel: Parallel, steps: int) -> PaperFeed:
         )
         stack, fetch = (Shape(shape, np.int32), None), MemoryFeed.fetch
     else:
-        shape = (steps, config.batch_size)
+        shape = (config.steps_per_dispatch or 1, config.batch_size)
         image = Shape((*shape, *spec.image_shape), np.uint8)
         numbers = Shape(shape, np.int32)
         data, stack, fetch = (), Batch(image, numbers, numbers), StreamFeed.fetch
@@ -95,8 +95,7 @@ def on_paper(config: ConfigDict) -> Program:
     config = config.copy_and_resolve_references()
     config.teacher.weights = ""  # shapes need none
     parallel = make_parallel(config)
-    steps = config.steps_per_dispatch or parallel.steps_per_dispatch
-    return assemble(config, parallel, paper_feed(config, parallel, steps))
+    return assemble(config, parallel, paper_feed(config, parallel))
 
 
 def state_bytes(program: Program) -> int:

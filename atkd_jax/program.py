@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from atkd_jax import build, teacher
 from atkd_jax.dispatch import make_dispatch
-from atkd_jax.feed import MemoryFeed, StreamFeed, make_feed
+from atkd_jax.feed import MemoryFeed, StreamFeed, make_feed, steps_per_dispatch
 from atkd_jax.parallel import Parallel
 from atkd_jax.step import Network, init_state, make_train_step
 from atkd_jax.types import PyTree, TrainState
@@ -85,7 +85,7 @@ def assemble(config: ConfigDict, parallel: Parallel, feed: Any) -> Program:
         ema=config.ema,
         mixing=build.mixing(config),
     )
-    steps = config.steps_per_dispatch or parallel.steps_per_dispatch
+    steps = config.steps_per_dispatch or steps_per_dispatch(feed, parallel)
     dispatch = make_dispatch(step, feed.fetch, in_loop=steps > 1)
 
     def fresh():

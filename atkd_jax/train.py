@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from atkd_jax import hosts, picture, teacher
 from atkd_jax import workdir as files
 from atkd_jax.checkpoint import Checkpoints, save_export
+from atkd_jax.data.prefetch import Waiting
 from atkd_jax.evaluate import make_evaluate
 from atkd_jax.logs import Log, Progress
 from atkd_jax.models.size import count_macs, count_params
@@ -85,6 +86,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     log = Log(workdir, step)
     progress = Progress(log, config.student, total, step, config.batch_size)
     pending: deque = deque()
+    waiting = Waiting()
     stopping = False
 
     def drain(left: int) -> None:
@@ -120,9 +122,8 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         hosts.together(),
     ):
         for epoch in range(step // steps_per_epoch, config.epochs):
-            for stack, start, end in feed.train(
-                epoch, step % steps_per_epoch, program.steps_per_dispatch
-            ):
+            rest = feed.train(epoch, step % steps_per_epoch, program.steps_per_dispatch)
+            for stack, start, end in waiting.watch(rest):
                 state, part, last = program.dispatch(
                     state, teacher_variables, feed.train_data, stack, start, end, seed
                 )
@@ -141,7 +142,10 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             row |= {f"test/{key}": value for key, value in test.items()}
             row |= {"lr": float(program.lr(step - 1))}
             row |= {"images_per_second": progress.images_per_second}
+            row |= {"waiting_for_data": waiting.share}
             log.epoch(step, epoch + 1, row)
+            if advice := waiting.advice():
+                log.say(advice)
             sums = {}
             pause(due or (epoch + 1) % every.every_epochs == 0 or epoch + 1 == config.epochs)
 

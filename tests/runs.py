@@ -201,4 +201,5 @@ def difference(a, b) -> float:
 
 def log_without_times(workdir: Path) -> list[dict]:
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+    times = ("images_per_second", "waiting_for_data")
+    return [{k: v for k, v in row.items() if k not in times} for row in rows]

@@ -44,8 +44,8 @@ def test_imagenet_is_known_without_being_there():
     config = imagenet.get_config()
     spec, in_memory = plan.known(config)
     assert not in_memory and spec.image_shape == (224, 224, 3) and spec.num_classes == 1000
-    feed = plan.paper_feed(config, make_parallel(config), 2)
-    assert feed.stack.image.shape == (2, 1024, 224, 224, 3) and feed.steps_per_epoch == 1251
+    feed = plan.paper_feed(config, make_parallel(config))
+    assert feed.stack.image.shape == (1, 1024, 224, 224, 3) and feed.steps_per_epoch == 1251
     assert feed.train_data == ()
 
 
@@ -65,7 +65,7 @@ def test_the_shapes_are_those_of_a_run(tmp_path, mode):
     config = small_config(write_npz(tmp_path / "data.npz"))
     config.parallel = mode
     program = make_program(config)
-    feed = plan.paper_feed(config, program.parallel, 1)
+    feed = plan.paper_feed(config, program.parallel)
     stack, _, _ = next(program.feed.train(0, 0, 1))
     theirs = (program.feed.train_data, stack)
     same = jax.tree.map(

@@ -5,7 +5,9 @@
 KD (0.1 CE + 0.9 KL, T = 4) with SGD on random images; weights as initialised: time depends on
 neither. Ours is the step that training runs, through Parallel and make_dispatch, without random
 crops, since the twin has none. Ours and PyTorch's take turns, step by step, so that a noisy
-neighbour meets both; min and median are told, the ratio is of the medians. FLOPs are XLA's own
+neighbour meets both; min and median are told, the ratio is of the medians. Where the machine is
+shared, the ratio of CPU time (all threads) tells more: PyTorch's threads wait for each other, so
+that set OMP_WAIT_POLICY=passive, or they burn CPU time while waiting. FLOPs are XLA's own
 count of the compiled step; the peak is a large matrix product of the same run. PyTorch is optional.
 """
 
@@ -60,8 +62,9 @@ def main() -> None:
     print(
         "| pair | batch | step ms | images/s | GFLOP | of peak | in a loop ms | teacher ms |"
         " without batch norm ms | PyTorch ms | PyTorch teacher ms | ours is x as fast |"
+        " of CPU time |"
     )
-    print("|---" * 12 + "|")
+    print("|---" * 13 + "|")
     for name in args.pairs.split(","):
         print(row(name, peak, args.seconds, args.dtype, torch), flush=True)
 
@@ -75,35 +78,41 @@ def row(name: str, peak: float, seconds: float, dtype: str, torch: bool) -> str:
     if torch:
         twin = ours.twin()
         runs |= {"torch": twin.step, "torch teacher": twin.ask_teacher}
-    times = take_turns(runs, seconds)
+    times, cpu = take_turns(runs, seconds)
     median = {key: statistics.median(values) for key, values in times.items()}
     told = {key: f"{1e3 * min(times[key]):.1f} / {1e3 * median[key]:.1f}" for key in times}
     told |= {key: "-" for key in ("torch", "torch teacher") if not torch}
     steps = max(1, min(LOOP, int(seconds / median["step"])))
     looped = ours.loop(steps)
     speed = ours.flops / median["step"]
-    ratio = f"{median['torch'] / median['step']:.2f}" if torch else "-"
+    ratio, of_cpu = "-", "-"
+    if torch:
+        ratio = f"{median['torch'] / median['step']:.2f}"
+        of_cpu = f"{statistics.median(cpu['torch']) / statistics.median(cpu['step']):.2f}"
     return (
         f"| {name} | {batch} | {told['step']} | {batch / median['step']:,.0f} |"
         f" {ours.flops / 1e9:.2f} | {speed / peak:.0%} | {1e3 * looped:.1f} ({steps} steps) |"
         f" {told['teacher']} | {told['folded']} | {told['torch']} | {told['torch teacher']} |"
-        f" {ratio} |"
+        f" {ratio} | {of_cpu} |"
     )
 
 
-def take_turns(runs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
-    """Seconds of every run, again and again in turn, at least three times after a first one."""
-    times = {name: [] for name in runs}
+def take_turns(
+    runs: dict[str, Callable[[], Any]], seconds: float
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds and CPU seconds of every run, in turn, at least three times after a first one."""
+    times, cpu = ({name: [] for name in runs} for _ in range(2))
     began, rounds = time.perf_counter(), 0
     while rounds < 4 or time.perf_counter() - began < seconds * len(runs):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start, start_cpu = time.perf_counter(), time.process_time()
             run()
             times[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - start_cpu)
         rounds += 1
         if rounds == 1:
             began = time.perf_counter()  # the first one compiles
-    return {name: values[1:] for name, values in times.items()}
+    return tuple({name: values[1:] for name, values in kind.items()} for kind in (times, cpu))
 
 
 def matmul_flops(dtype: str, size: int = 2048) -> float:
@@ -111,7 +120,7 @@ def matmul_flops(dtype: str, size: int = 2048) -> float:
     size = size if jax.devices()[0].platform == "cpu" else 4 * size
     x = jnp.ones((size, size), dtype)
     product = jax.jit(lambda x: x @ x)
-    times = take_turns({"x": lambda: jax.block_until_ready(product(x))}, 3.0)["x"]
+    times = take_turns({"x": lambda: jax.block_until_ready(product(x))}, 3.0)[0]["x"]
     return 2 * size**3 / min(times)
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -90,9 +91,9 @@ def test_the_losses_are_followed(golden, followed):
 def test_the_parameters_end_where_pytorchs_do(followed):
     """Measured: 1.0e-2 in one shortcut kernel, below 5e-3 elsewhere, of parameters up to 1.6."""
     _, after, expected = followed
+    chex.assert_trees_all_close(after["params"], expected["params"], atol=2e-2, rtol=0)
     pairs = zip(*(jax.tree.leaves(tree["params"]) for tree in (after, expected)), strict=True)
-    differences = np.concatenate([np.abs(a - b).ravel() for a, b in pairs])
-    assert differences.max() < 2e-2
+    differences = np.concatenate([np.ravel(a - b) for a, b in pairs])
     assert np.sqrt(np.mean(differences**2)) < 2e-3
 
 
@@ -101,7 +102,4 @@ def test_the_running_statistics_are_pytorchs_but_for_bessels_correction(followed
     correction is below what rounding explains. Measured: means 4e-2 apart at worst.
     """
     _, after, expected = followed
-    for ours, theirs in zip(
-        *(jax.tree.leaves(tree["batch_stats"]) for tree in (after, expected)), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, atol=8e-2, rtol=5e-2)
+    chex.assert_trees_all_close(after["batch_stats"], expected["batch_stats"], atol=8e-2, rtol=5e-2)

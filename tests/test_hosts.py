@@ -1,9 +1,12 @@
 """Two processes of two devices are one job: same training, one log, and they end together."""
 
+import functools
+import os
 import signal
 
 import numpy as np
 import pytest
+from images import write_folder
 from runs import (
     command,
     difference,
@@ -59,6 +62,50 @@ def test_two_processes_end_in_the_parameters_of_one(npz, tmp_path):
     assert len(list((workdir / "tensorboard").iterdir())) == 1
     assert "epoch 2" in outputs[0]
     assert not [line for line in outputs[1].splitlines() if not line.startswith("[Gloo]")]
+
+
+STREAMED = """
+from configs import digits
+
+def get_config():
+    config = digits.get_config("method=none")
+    config.data.update(name="folder:{}", options=dict(image_size=16))
+    return config
+"""
+
+
+def in_slurm(process):
+    """The environment of one of two tasks that srun started."""
+    job = dict(JOB_ID=str(os.getppid()), STEP_NODELIST="localhost", NTASKS="2")
+    job |= dict(PROCID=str(process), LOCALID=str(process))
+    os.environ.update({f"SLURM_{key}": value for key, value in job.items()})
+
+
+def test_tasks_of_slurm_share_a_streamed_folder(tmp_path):
+    """Every host reads its own images; all test images are counted, or `evaluate` would raise."""
+    folder = write_folder(tmp_path / "images", train=48, test=11)
+    (tmp_path / "streamed.py").write_text(STREAMED.format(folder))
+
+    def typed(workdir):
+        changes = "--config.student=resnet8", "--config.batch_size=8", "--config.epochs=1"
+        config = f"--config={tmp_path}/streamed.py"
+        return ["python", "-m", "atkd_jax.main", config, f"--workdir={workdir}", *changes, *STEADY]
+
+    job = [
+        start(
+            typed(tmp_path / "together"),
+            tmp_path / f"task{i}.log",
+            devices=2,
+            prepare=functools.partial(in_slurm, i),
+        )
+        for i in range(2)
+    ]
+    ended(job)
+    ended([start(typed(tmp_path / "alone"), tmp_path / "log", devices=4)])
+    ours, theirs = (saved_state(tmp_path / name)["params"] for name in ("together", "alone"))
+    assert difference(ours, theirs) < 1e-5
+    ours, theirs = (log_without_times(tmp_path / name)[0] for name in ("together", "alone"))
+    assert ours["test/top1"] == pytest.approx(theirs["test/top1"])
 
 
 def test_pmap_runs_on_several_processes_too(npz, together, tmp_path):

@@ -1,11 +1,13 @@
 """One step function, and the same parameters whatever runs it."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import optax
 import pytest
+from runs import difference
 
 from atkd_jax import models
 from atkd_jax.data.augment import Augment
@@ -13,7 +15,7 @@ from atkd_jax.data.memory import Arrays, MemorySource
 from atkd_jax.dispatch import make_dispatch
 from atkd_jax.evaluate import make_evaluate
 from atkd_jax.feed import MemoryFeed
-from atkd_jax.methods import create
+from atkd_jax.methods import METHODS, create
 from atkd_jax.objective import Objective, Term
 from atkd_jax.parallel import Parallel
 from atkd_jax.step import Network, init_state, make_train_step
@@ -28,6 +30,20 @@ TERMS = {
     "sp": Term(100.0, create("sp")),
     "rkd": Term(1.0, create("rkd")),
 }
+# Every method that compares examples or has batch norm of its own, so weighted that all matter.
+APART = {
+    name: Term(1.0, create(name))
+    for name, method in METHODS.items()
+    if method.couples_examples or hasattr(method, "axis_name")
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Halves what this file takes."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def source():
@@ -35,21 +51,21 @@ def source():
     image = rng.randint(0, 256, (STEPS * BATCH, SIZE, SIZE, 3)).astype(np.uint8)
     label = rng.randint(0, 10, STEPS * BATCH).astype(np.int32)
     names = tuple("abcdefghij")
-    spec = DataSpec("noise", (SIZE, SIZE, 3), names, STEPS * BATCH, 27, *STATS)
+    spec = DataSpec("noise", (SIZE, SIZE, 3), names, STEPS * BATCH, 27, *STATS, label)
     return MemorySource(spec, Arrays(image, label), Arrays(image[:27], label[:27]))
 
 
 @functools.cache
-def trained(mode, devices, synchronised=True, loop=False):
-    """Parameters after five steps, each step's loss, and the test result."""
+def trained(mode, devices, synchronised=True, loop=False, apart=False):
+    """Parameters after five steps, each step's metrics, the test result and how often traced."""
     parallel = Parallel(mode, jax.devices()[:devices])
     data = source()
     feed = MemoryFeed(data, parallel, BATCH, seed=0)
     module = functools.partial(models.create, num_classes=10)
     bn_axis = parallel.axis_name if synchronised else None
     student = Network(module("resnet8", bn_axis=bn_axis), *STATS)
-    teacher = Network(module("resnet14"), *STATS)
-    objective = Objective(0.1, TERMS)
+    teacher = Network(module("resnet8" if apart else "resnet14"), *STATS)  # compiles sooner
+    objective = Objective(0.1, with_axis(APART, parallel) if apart else TERMS)
     tx = optax.sgd(0.005, momentum=0.9)  # float32 noise grows with the rate
     aug = Augment(pad=1, flip=True)
     key = jax.random.key(0)
@@ -68,43 +84,69 @@ def trained(mode, devices, synchronised=True, loop=False):
         return step(*args)
 
     dispatch = parallel.spmd(make_dispatch(counted, feed.fetch, loop), spread=(3,), donate=(0,))
-    losses = []
+    metrics = []
     for stack, start, stop in feed.train(0, 0, 3 if loop else 1):
         before = state
         state, sums, last = dispatch(
             state, master, feed.train_data, stack, np.int32(start), np.int32(stop), np.int32(7)
         )
-        losses.append(float(sums["loss"]))
+        metrics.append(jax.device_get(sums))
         assert int(last["step"]) == stop - 1
         assert all(x.is_deleted() for x in jax.tree.leaves(before.params))
     variables = {"params": state.params["student"], "batch_stats": state.batch_stats}
     test = make_evaluate(student, feed, parallel, batch_size=8)(variables)
-    return jax.device_get(variables), losses, test, traces
+    return jax.device_get(variables | {"method": state.params["method"]}), metrics, test, traces
 
 
-def difference(a, b):
-    return max(np.abs(x - y).max() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+def with_axis(terms, parallel):
+    """The terms with their batch norm over the devices, as `build.objective` makes them."""
+
+    def over_devices(method):
+        if not hasattr(method, "axis_name"):
+            return method
+        return dataclasses.replace(method, axis_name=parallel.axis_name)
+
+    return {name: Term(term.weight, over_devices(term.method)) for name, term in terms.items()}
 
 
-@pytest.mark.parametrize("mode, devices", [("shard_map", 1), ("shard_map", 4), ("pmap", 4)])
+def assert_same_metrics(ours, theirs, rtol):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_allclose(a[key], b[key], rtol, atol=1e-6, err_msg=key)
+
+
+@pytest.mark.parametrize("mode, devices", [("shard_map", 1), ("shard_map", 8), ("pmap", 4)])
 def test_every_way_to_run_the_step_gives_the_same_parameters(mode, devices):
-    reference, losses, test, _ = trained("none", 1)
+    reference, metrics, test, _ = trained("none", 1)
     variables, ours, our_test, traces = trained(mode, devices)
     assert difference(reference, variables) < 1e-5
-    np.testing.assert_allclose(ours, losses, rtol=1e-5)
+    assert_same_metrics(ours, metrics, 1e-5)
     np.testing.assert_allclose(list(our_test.values()), list(test.values()), rtol=1e-5)
     assert traces == 1
 
 
+def test_methods_that_look_beyond_their_device_are_the_same_on_four():
+    reference, metrics, _, _ = trained("none", 1, apart=True)
+    variables, ours, _, traces = trained("shard_map", 4, apart=True)
+    assert APART.keys() >= {"sp", "rkd", "cc", "pkt", "crd", "fitnet", "afd", "rtk", "aft"}
+    assert_same_metrics(ours, metrics, 1e-4)
+    assert difference(reference, variables) < 1e-5
+    assert traces == 1
+
+
 def test_batch_norm_of_each_device_alone_is_another_training():
-    assert difference(trained("none", 1)[0], trained("shard_map", 4, False)[0]) > 1e-3
+    assert difference(trained("none", 1)[0], trained("shard_map", 8, False)[0]) > 1e-3
 
 
 def test_several_steps_per_dispatch_are_the_same_steps():
-    variables, losses, _, _ = trained("shard_map", 4, True, True)
-    reference, one_by_one, _, _ = trained("shard_map", 4)
+    variables, ours, _, _ = trained("shard_map", 8, True, True)
+    reference, one_by_one, _, _ = trained("shard_map", 8)
     assert difference(reference, variables) < 1e-5
-    np.testing.assert_allclose(losses, [sum(one_by_one[:3]), sum(one_by_one[3:])], rtol=1e-5)
+    sums = [
+        {k: sum(m[k] for m in part) for k in part[0]} for part in (one_by_one[:3], one_by_one[3:])
+    ]
+    assert_same_metrics(ours, sums, 1e-5)
 
 
 def test_a_batch_that_does_not_divide_is_refused():

@@ -198,7 +198,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used_only_if_moved_awa
     finished(npz, workdir)
     (workdir / "summary.json").unlink()
     shutil.copytree(workdir, tmp_path / "alone")
-    flip(max(workdir.glob("checkpoints/24/tree/ocdbt.process_0/d/*"), key=os.path.getsize))
+    largest = max(workdir.glob("checkpoints/24/tree/ocdbt.process_0/d/*"), key=os.path.getsize)
+    largest.rename(tmp_path / "lost")
+    assert f"checkpoint {workdir}/checkpoints/24 is damaged" in refused(npz, workdir)
+    (tmp_path / "lost").rename(largest)
+    flip(largest)
     line = refused(npz, workdir)
     assert f"checkpoint {workdir}/checkpoints/24 is damaged" in line and "checksum" in line
     assert refused(npz, workdir) == line

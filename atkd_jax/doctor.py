@@ -112,11 +112,7 @@ def teacher(config: ConfigDict) -> str:
 
 def writable(workdir: Path) -> str:
     """Every host writes a file that every host sees."""
-    if "://" in str(workdir) or str(workdir).startswith("gs:/"):
-        raise ValueError(
-            f"{workdir} is a bucket; the workdir has to be a folder that all hosts see, such as a"
-            " network disk (data may lie in a bucket)"
-        )
+    files.check_folder(workdir)
     made = not workdir.exists()
     note = workdir / f".doctor-{jax.process_index()}"
     error, seen = None, []

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,11 +61,21 @@ def _fixed(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_folder(workdir: Path) -> None:
+    """Raises ValueError if `workdir` is the address of a bucket."""
+    if re.match(r"\w+:/", str(workdir)):  # Path has made one slash of two
+        raise ValueError(
+            f"--workdir {workdir} is a bucket; it has to be a folder that all hosts see, such as a"
+            " network disk (data may lie in a bucket)"
+        )
+
+
 def check(config: ConfigDict, workdir: Path) -> None:
     """Raises ValueError if `workdir` holds a run with another configuration, or something else.
 
     Or if the hosts of the job were not started with the same configuration.
     """
+    check_folder(workdir)
     ours = _fixed(config.to_dict())
     hosts.check_same(
         json.dumps(ours, sort_keys=True),

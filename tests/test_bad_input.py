@@ -1,6 +1,7 @@
 """Every mistake costs one clear line and leaves the workdir as it was."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +106,12 @@ def test_a_workdir_with_another_configuration_is_refused(npz, teacher_run):
     with pytest.raises(ValueError, match=r"optimizer\.lr=0\.1, not 0\.3"):
         train_and_evaluate(config, teacher_run)
     assert files(teacher_run) == before
+
+
+def test_a_bucket_is_no_workdir(npz):
+    with pytest.raises(ValueError, match="is a bucket"):
+        train_and_evaluate(small_config(npz), Path("gs://somewhere/run"))
+    assert not Path("gs:").exists()
 
 
 def test_a_damaged_checkpoint_is_named(npz, teacher_run, tmp_path):

@@ -59,4 +59,4 @@ def _init_linear(rng: Array, c_in: int, c_out: int) -> dict[str, Array]:
 
 
 def _linear(params: dict[str, Array], x: Array) -> Array:
-    return ops.f32(x) @ params["kernel"] + params["bias"][None]
+    return jnp.matmul(ops.f32(x), params["kernel"], precision="highest") + params["bias"][None]

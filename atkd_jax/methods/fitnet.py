@@ -24,12 +24,12 @@ class FitNet(Method):
     with stride 2 where it is half as large, and otherwise an unpadded one of just the right size,
     1x1 for maps of equal size.
 
-    The paper trains the student's lower half on the hint first; the benchmark's code, whose tables
-    use weight 100, adds the hint to the cross-entropy from the first step, which is done here.
+    The paper trains the student's lower half on the hint first; RepDistiller, whose tables use
+    weight 100, adds the hint to the cross-entropy from the first step, which is done here.
 
     Attributes:
       tap: the hint layer.
-      use_relu: end the regressor in a ReLU, as the benchmark does. A target that has not passed
+      use_relu: end the regressor in a ReLU, as RepDistiller does. A target that has not passed
         one itself (WRN's residual sums) then has a negative part out of reach: turn it off there.
       axis_name: the device axis over which the regressor's batch norm averages its statistics.
     """
@@ -66,15 +66,7 @@ class Regressor(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = self._conv(x)
-        x = nn.BatchNorm(
-            use_running_average=False,
-            momentum=0.9,
-            epsilon=1e-5,
-            use_fast_variance=False,
-            axis_name=self.axis_name,
-            name="bn",
-        )(x)
+        x = ops.batch_norm(self.axis_name, name="bn")(self._conv(x))
         return nn.relu(x) if self.use_relu else x
 
     def _conv(self, x: Array) -> Array:

@@ -179,8 +179,9 @@ class DepthwiseConv(nn.Module):
     stride: int
     compute: Depthwise = depthwise
     dtype: Any = jnp.float32
+    kernel_init: Callable[..., Array] = conv_init
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", conv_init, (3, 3, 1, x.shape[-1]))
+        kernel = self.param("kernel", self.kernel_init, (3, 3, 1, x.shape[-1]))
         return self.compute(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)

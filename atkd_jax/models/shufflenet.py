@@ -75,17 +75,8 @@ class PointwiseConv(nn.Module):
         return pointwise(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
-class DepthwiseConv(nn.Module):
-    """`layers.DepthwiseConv` with PyTorch's initial values."""
-
-    stride: int
-    compute: layers.Depthwise
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", conv_init, (3, 3, 1, x.shape[-1]))
-        return self.compute(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+# With the same initial values.
+DepthwiseConv = partial(layers.DepthwiseConv, kernel_init=conv_init)
 
 
 def shuffle(x: Array, groups: int) -> Array:

@@ -4,7 +4,8 @@
 
 CIFAR weights are those of RepDistiller's run_cifar_distill.sh (github HobbitLong/RepDistiller)
 unless a line says otherwise; `gamma` there is `ce_weight` here, `alpha` the weight of kd, `beta`
-that of the method. What a pair of networks changes stands in pairs.py.
+that of the method. What a pair of networks changes stands in pairs.py. A warm-up is linear in the
+steps, from zero; mdistiller's goes up once an epoch, from 1 / epochs in the first.
 """
 
 KD = dict(weight=0.9, temperature=4.0)
@@ -64,10 +65,11 @@ IMAGENET = {
     "kd": dict(ce_weight=0.5, terms=dict(kd=KD_T1)),
     # PaddleClas resnet34_distill_resnet18_afd.yaml: beta 50.
     "afd": dict(ce_weight=1.0, terms=dict(kd=KD, afd=dict(weight=50.0))),
-    # mdistiller configs/imagenet: T = 1, one epoch of warm-up; beta 0.5 for ResNet-34 -> ResNet-18.
-    "dkd": alone("dkd", 1.0, warmup_epochs=1.0, alpha=1.0, beta=0.5, temperature=1.0),
-    # ReviewKD on ImageNet reads the student before the activation.
-    "reviewkd": alone("reviewkd", 1.0, warmup_epochs=1.0, student_pre=True),
+    # mdistiller configs/imagenet: T = 1; beta 0.5 for ResNet-34 -> ResNet-18. No warm-up: its one
+    # epoch ends at the start of the first, because its epochs count from 1.
+    "dkd": alone("dkd", 1.0, alpha=1.0, beta=0.5, temperature=1.0),
+    # ReviewKD on ImageNet reads the student before the activation; no warm-up, as above.
+    "reviewkd": alone("reviewkd", 1.0, student_pre=True),
     "at_kd": dict(ce_weight=0.5, terms=dict(kd=KD_T1, at=dict(weight=1000.0))),
     # Maps of 14x14 positions; the weight is CIFAR's, not measured on ImageNet.
     "atkd": dict(

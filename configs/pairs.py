@@ -73,6 +73,7 @@ PAIRS = {
 }
 
 IMAGENET = {
+    # Published for MobileNetV1, which papers call V2 here; nobody has published any for V2.
     "r50_mv2": pair("resnet50", "mobilenetv2", dkd=dict(beta=2.0), reviewkd=dict(weight=8.0)),
     # mdistiller configs/imagenet/r50_mv1; 256 channels in the middle as in ReviewKD's own code.
     "r50_mv1": pair(

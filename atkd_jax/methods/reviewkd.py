@@ -26,7 +26,7 @@ class ReviewKD(Method):
 
     with `hierarchical_context_loss`. Published weights for CIFAR (mdistiller): 0.6 to 8 by pair,
     growing over 20 epochs, which is the business of the objective; ImageNet: 1 for ResNet-34 ->
-    ResNet-18 and 8 for ResNet-50 -> MobileNetV1 (there with max_mid_channels = 256), one epoch.
+    ResNet-18 and 8 for ResNet-50 -> MobileNetV1 (there with max_mid_channels = 256).
 
     Attributes:
       student_pre: take the student's stages before their activation: ImageNet. The teacher's are

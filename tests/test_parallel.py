@@ -139,9 +139,10 @@ def test_batch_norm_of_each_device_alone_is_another_training():
     assert difference(trained("none", 1)[0], trained("shard_map", 8, False)[0]) > 1e-3
 
 
-def test_several_steps_per_dispatch_are_the_same_steps():
-    variables, ours, _, _ = trained("shard_map", 8, True, True)
-    reference, one_by_one, _, _ = trained("shard_map", 8)
+@pytest.mark.parametrize("mode, devices", [("shard_map", 8), ("pmap", 4), ("none", 1)])
+def test_several_steps_per_dispatch_are_the_same_steps(mode, devices):
+    variables, ours, _, _ = trained(mode, devices, loop=True)
+    reference, one_by_one, _, _ = trained(mode, devices)
     assert difference(reference, variables) < 1e-5
     sums = [
         {k: sum(m[k] for m in part) for k in part[0]} for part in (one_by_one[:3], one_by_one[3:])

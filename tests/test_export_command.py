@@ -92,6 +92,20 @@ def test_the_example_needs_only_a_runtime_numpy_and_pillow():
     assert found - set(sys.stdlib_module_names) == allowed
 
 
+def test_a_second_export_replaces_the_first(digits_run, tmp_path):
+    workdir = rewritten(digits_run, tmp_path)
+    summary = json.loads((workdir / "summary.json").read_text())
+    del summary["config"]["data"]["options"]  # as of the first runs
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    for name in ("device", "device.draft", "device.old"):
+        (workdir / name).mkdir(exist_ok=True)
+        (workdir / name / "stale").touch()
+    export(workdir, ["onnx"])
+    found = sorted(path.name for path in (workdir / "device").iterdir())
+    assert found == ["README.md", "labels.txt", "report.json", "student.onnx"]
+    assert not [*workdir.glob("device.*")]
+
+
 def files(workdir):
     return {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
 
@@ -141,9 +155,9 @@ def test_no_calibration_images_are_refused(digits_run):
 def test_a_run_of_another_version_is_named(digits_run, tmp_path):
     workdir = rewritten(digits_run, tmp_path)
     summary = json.loads((workdir / "summary.json").read_text())
-    del summary["config"]["data"]["data_dir"]
+    del summary["config"]["batch_size"]
     (workdir / "summary.json").write_text(json.dumps(summary))
-    refused(workdir, "another version of atkd_jax: its configuration lacks .*data_dir")
+    refused(workdir, "another version of atkd_jax: its configuration lacks .*batch_size")
 
 
 def rewritten(run, tmp_path, **data):

@@ -44,8 +44,9 @@ def export(
     samples = students.calibration_images(student.source, calibration)
     expected, label = students.reference(student)
     top1 = check_top1(student, expected, label)
-    draft, device = workdir / "device.draft", workdir / "device"
-    shutil.rmtree(draft, ignore_errors=True)
+    device, draft, old = (workdir / name for name in ("device", "device.draft", "device.old"))
+    for folder in (draft, old):  # left by a command that was killed
+        shutil.rmtree(folder, ignore_errors=True)
     draft.mkdir()
     try:
         rows = []
@@ -57,10 +58,12 @@ def export(
         card.write(draft, student, top1, rows, len(samples), cpu())
         report = {"top1": top1, "cpu": cpu(), "rows": [row._asdict() for row in rows]}
         (draft / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        shutil.rmtree(device, ignore_errors=True)
+        if device.exists():  # deleting it takes time, in which it would be half there
+            device.rename(old)
         draft.rename(device)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        for folder in (draft, old):
+            shutil.rmtree(folder, ignore_errors=True)
     return rows
 
 

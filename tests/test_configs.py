@@ -30,6 +30,14 @@ def test_a_preset_makes_an_objective(name, imagenet):
     assert set(objective.terms) == set(config.terms)
 
 
+def test_a_warm_up_raises_the_weight_step_by_step():
+    config = common.get_config()
+    common.set_method(config, "dkd")
+    term = build.objective(config, steps_per_epoch=10).terms["dkd"]
+    weights = [float(term.weight_at(step)) for step in (0, 100, 200, 300)]
+    assert weights == [0.0, 0.5, 1.0, 1.0]
+
+
 @pytest.mark.parametrize("table", [pairs.PAIRS, pairs.IMAGENET], ids=["cifar", "imagenet"])
 def test_every_pair_names_networks_and_methods_that_exist(table):
     for name, pair in table.items():

@@ -156,13 +156,27 @@ def test_fitnet_regresses_to_the_teachers_shape_and_carries_its_statistics(stude
     fitnet = methods.create("fitnet", tap="stage1")
     t, s = outs(0, (4, 4, 6)), outs(1, student)
     extras = fitnet.init(KEY, t, s, None)
-    assert extras.params["conv"]["kernel"].shape == kernel
+    conv = extras.params["conv"]["kernel"]
+    assert conv.shape == kernel
+    # PyTorch's, which counts the outputs of a transposed convolution.
+    bound = np.prod([4, 4, 6] if kernel[0] == 4 else kernel[:3]) ** -0.5
+    assert 0.8 * bound < np.abs(conv).max() <= bound
     loss = jax.jit(fitnet.loss)
     one = loss(extras, t, s, None, KEY)
     two = loss(Extras(extras.params, one.state), t, s, None, KEY)
     # A tenth of the way from zero to the batch's mean, and a tenth of the rest.
     np.testing.assert_allclose(two.state["bn"]["mean"], 1.9 * one.state["bn"]["mean"], rtol=1e-5)
     assert np.all(one.state["bn"]["mean"] != 0)
+
+
+@pytest.mark.parametrize("use_relu, lowest", [(True, 0.0), (False, -1.0)])
+def test_fitnet_without_relu_reaches_below_zero(use_relu, lowest):
+    fitnet = methods.create("fitnet", tap="stage1", use_relu=use_relu)
+    t, s = outs(0, (4, 4, 6)), outs(1, (4, 4, 4))
+    params, state = fitnet.init(KEY, t, s, None)
+    params = params | {"bn": {"scale": jnp.zeros(6), "bias": -jnp.ones(6)}}
+    expected = np.square(lowest - t.feats["stage1"]).mean()
+    np.testing.assert_allclose(loss_of(fitnet, t, s, Extras(params, state)), expected, rtol=1e-5)
 
 
 def test_fitnet_refuses_a_student_map_that_is_too_small():
@@ -173,6 +187,15 @@ def test_fitnet_refuses_a_student_map_that_is_too_small():
 
 
 # fsp, nst, and the relational methods
+
+
+def test_fsp_begins_at_the_stem():
+    t, s = (outs(i, (8, 8, 4), (8, 8, 4), (4, 4, 8)) for i in (0, 9))
+    names = ("stem", "stage1", "stage2")
+    t, s = (ModelOut(o.logits, dict(zip(names, o.feats.values(), strict=True))) for o in (t, s))
+    expected = loss_of(methods.create("fsp", taps=names), t, s)
+    np.testing.assert_allclose(loss_of(methods.create("fsp"), t, s), expected, rtol=1e-6)
+    assert expected > 0
 
 
 def test_fsp_refuses_networks_of_different_width():

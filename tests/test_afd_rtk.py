@@ -59,6 +59,14 @@ def plain():
     return loss_and_grad(METHOD, EXTRAS, T, S)
 
 
+@functools.cache
+def attention(query_relu=False):
+    """[B, T, S]."""
+    module = functools.partial(attend, Attention(8, query_relu))
+    inputs = list(T.feats.values()), list(S.feats.values())
+    return np.asarray(jax.jit(module)(EXTRAS.params, EXTRAS.state["batch_stats"], *inputs)[0])
+
+
 # AFD
 
 
@@ -104,9 +112,7 @@ def test_afd_agrees_with_the_authors_code():
 
 @pytest.mark.parametrize("query_relu", [False, True])
 def test_attention_of_every_teacher_block_sums_to_one(query_relu):
-    attention = Attention(8, query_relu)
-    inputs = list(T.feats.values()), list(S.feats.values())
-    a, _ = attend(attention, EXTRAS.params, EXTRAS.state["batch_stats"], *inputs)
+    a = attention(query_relu)
     assert a.shape == (4, 3, 2)
     np.testing.assert_allclose(a.sum(axis=2), 1, rtol=1e-6)
 
@@ -197,6 +203,53 @@ def test_some_key_is_always_representative(threshold):
     assert rtk.representative(jnp.full((27, 9), 1 / 9)).sum() == 27
 
 
+@pytest.mark.parametrize("resample", ["softpool", "softpool_map"])
+def test_students_maps_are_resampled_before_or_after_the_mean_over_channels(resample):
+    def unit(m):
+        return np.asarray(m).reshape(4, -1) / np.linalg.norm(m, axis=(1, 2))[:, None]
+
+    def resampled(x, size):
+        if resample == "softpool":
+            return np.square(pool(x, size)).mean(axis=3)
+        return pool(np.square(x).mean(axis=3, keepdims=True), size)[..., 0]
+
+    t, s = list(T.feats.values()), list(S.feats.values())
+    a = attention()
+    r, expected = METHOD.representative(a.mean(axis=0)), 0
+    for i, x in enumerate(t):
+        v_t = unit(np.square(x).mean(axis=3))
+        for j, y in enumerate(s):
+            v_s = unit(resampled(y, x.shape[1:3]))
+            expected += r[i] * (a[:, i, j] * np.square(v_s - v_t).mean(axis=1)).mean()
+    students = []
+    for exact in (False, True):
+        rtk = methods.create("rtk", dim=8, resample=resample, softpool_exact_gradient=exact)
+        out, (_, student) = loss_and_grad(rtk, EXTRAS, T, S)
+        np.testing.assert_allclose(out.loss, expected, rtol=1e-5)
+        students.append(student.feats["block1"])
+    assert np.abs(students[0] - students[1]).max() > 1e-2 * np.abs(students[0]).max()
+
+
+def test_queries_pass_a_relu_if_asked():
+    """Batch norms that make every query -1: after a ReLU only the positions are left."""
+    below_zero = {"scale": jnp.zeros((3, 8)), "bias": -jnp.ones((3, 8))}
+    params = EXTRAS.params | {"query_bn": below_zero}
+    positions = params["teacher_positions"] @ params["student_positions"].T / 8**0.5
+    expected = jax.nn.softmax(positions).T
+    for query_relu in (True, False):
+        rtk = methods.create("rtk", dim=8, query_relu=query_relu)
+        out = jax.jit(rtk.loss)(Extras(params, EXTRAS.state), T, S, None, None)
+        same = np.allclose(out.metrics["attention"], expected, rtol=1e-5)
+        assert same == query_relu
+
+
+def test_positions_start_as_xaviers():
+    """Normal, with variance 2 / (blocks + dim), not truncated at two standard deviations."""
+    p = methods.create("afd", dim=512).init(KEY, T, S, None).params["teacher_positions"]
+    np.testing.assert_allclose(np.std(p), (2 / (3 + 512)) ** 0.5, rtol=0.1)
+    assert np.abs(p).max() > 2.5 * np.std(p)
+
+
 def test_a_single_student_block_gets_all_attention():
     t, s = noise(0, (4, 4, 4), (4, 4, 4)), noise(2, (4, 4, 5))
     extras = METHOD.init(KEY, t, s, None)
@@ -235,8 +288,7 @@ def test_all_keys_are_used_until_the_warmup_is_over():
 @pytest.mark.parametrize("select_on", ["mean", "per_sample"])
 def test_what_keys_are_selected_on_is_averaged_over_steps(select_on):
     rtk = methods.create("rtk", dim=8, ema=0.9, select_on=select_on)
-    inputs = list(T.feats.values()), list(S.feats.values())
-    a, _ = attend(Attention(8), EXTRAS.params, EXTRAS.state["batch_stats"], *inputs)
+    a = attention()
     if select_on == "per_sample":
         a = -np.sort(-np.asarray(a), axis=2)
     expected = np.mean(a, axis=0)
@@ -246,6 +298,22 @@ def test_what_keys_are_selected_on_is_averaged_over_steps(select_on):
         # The same batch twice: the average that starts from zero lacks 0.9^n.
         np.testing.assert_allclose(state["attention"], (1 - 0.9**n) * expected, rtol=1e-5)
         extras = Extras(EXTRAS.params, state)
+
+
+def test_keys_are_selected_on_the_average():
+    """Of long ago, here; a first step, whose average is a tenth, selects as if there were none."""
+    sharp = jnp.array([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]])  # for one teacher block of three
+    fields = {"dim": 8, "threshold": "fixed", "threshold_factor": 1.12, "top_k": 1}
+    loss = jax.jit(methods.create("rtk", ema=0.9, **fields).loss)
+    old = EXTRAS.state | {"attention": sharp, "step": jnp.int32(1000)}
+    selected = []
+    for state in (old, EXTRAS.state):
+        out = loss(Extras(EXTRAS.params, state), T, S, None, None)
+        average = out.state["attention"] / (1 - 0.9 ** float(out.state["step"]))
+        rtk = methods.create("rtk", **fields)
+        assert out.metrics["representative_keys"] == rtk.representative(average).sum()
+        selected.append(int(out.metrics["representative_keys"]))
+    assert selected[0] != selected[1], selected
 
 
 def test_rtk_refuses_what_it_cannot_do():

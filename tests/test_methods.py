@@ -159,8 +159,9 @@ def test_student_and_own_parameters_learn_and_the_teacher_does_not(row):
     params, teacher, student = results(row).grads[0]
     assert any(np.any(g != 0) for g in jax.tree.leaves(student))
     assert all(np.all(g == 0) for g in jax.tree.leaves(teacher))
-    if params:
-        assert any(np.any(g != 0) for g in jax.tree.leaves(params))
+    for path, g in jax.tree.leaves_with_path(params):
+        # RTK's queries of teacher blocks that are not selected stand still.
+        assert np.any(g != 0) or (row.name == "rtk" and "query" in jax.tree_util.keystr(path)), path
 
 
 @every_row

@@ -42,18 +42,24 @@ def test_a_student_in_company_is_the_student_alone(tmp_path):
     write_npz(tmp_path / "images.npz")
     make = functools.partial(company_config, tmp_path)
     train_and_evaluate(teacher.recipe(make("kd", 0)), tmp_path / "teacher")
-    members = [make("kd", 0), make("rkd", 0), make("kd", 1)]
+    members = [make("kd", 0), make("rtk", 0), make("kd", 1)]
     folders = [tmp_path / str(i) for i in range(3)]
     train_company(members, folders)
 
     together = [exported(c, f) for c, f in zip(members, folders, strict=True)]
-    for i, method in enumerate(("kd", "rkd")):
+    for i, method in enumerate(("kd", "rtk")):
         alone = tmp_path / f"alone-{method}"
         result = train_and_evaluate(make(method, 0), alone)
         assert furthest(together[i], exported(members[i], alone)) < 1e-5
         ours = json.loads((folders[i] / "summary.json").read_text())
         assert ours.keys() == result.keys()
         assert ours["last"]["loss"] == pytest.approx(result["last"]["loss"], abs=1e-3)
+    for folder in (folders[1], tmp_path / "alone-rtk"):
+        attention = np.load(folder / "epochs" / "0001.npz")["rtk.attention"]
+        assert attention.shape == (3, 3)  # the student's blocks x the teacher's
+        np.testing.assert_allclose(attention.sum(axis=0), 1, rtol=1e-5)
+        assert np.ptp(attention) > 0
+    assert not (folders[0] / "epochs").exists()  # kd has no such metric
     train_company([make("kd", 1)], [tmp_path / "alone-seed"], data_seed=0)
     assert furthest(together[2], exported(members[2], tmp_path / "alone-seed")) < 1e-5
     assert furthest(together[0], together[2]) > 1e-2

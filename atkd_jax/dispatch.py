@@ -10,31 +10,25 @@ import jax.numpy as jnp
 from atkd_jax.types import Batch, PyTree
 
 
-def make_dispatch(
-    train_step: Callable, fetch: Callable[[PyTree, PyTree], Batch], in_loop: bool
-) -> Callable:
+def make_dispatch(train_step: Callable, fetch: Callable[[PyTree, PyTree], Batch]) -> Callable:
     """Builds a function that takes several steps.
 
     Args:
       train_step: of `make_train_step`.
       fetch: (data, one item of a stack) -> Batch.
-      in_loop: a `while_loop` from `start` to `stop`; otherwise the one step `start`, without a
-        loop around it.
 
     Returns:
       `dispatch(state, teacher_variables, data, stack, start, stop, seed) -> (state, sums, last)`:
-      metrics summed over the steps, and those of the last step with its number. A step whose loss
-      is not finite is the last one taken.
+      takes the steps from `start` up to `stop`, one after another; metrics summed over them, and
+      those of the last with its number. A step whose loss is not finite is the last one taken.
     """
 
     def dispatch(state, teacher_variables, data, stack, start, stop, seed):
+        @jax.jit  # for its memory: the step is traced once, though it is looked at twice
         def one(i, state):
             batch = fetch(data, jax.tree.map(lambda x: x[i], stack))
             after, metrics = train_step(state, teacher_variables, batch, jax.random.key(seed))
             return after, metrics, metrics | {"step": state.step}
-
-        if not in_loop:
-            return one(start, state)
 
         def body(carry):
             i, state, sums, _ = carry

@@ -68,9 +68,9 @@ class Parallel:
 
     @property
     def steps_per_dispatch(self) -> int:
-        """How many steps are worth one dispatch: XLA's CPU backend computes the kernel gradient of
-        a convolution some 30 times slower inside a loop than outside (measured)."""
-        return 1 if self.devices[0].platform == "cpu" else 50
+        """How many steps of a set in memory are worth one dispatch: the fewer, the sooner a run
+        hears a signal. On CPU the first step of each pays for fresh memory (bench_step.py)."""
+        return 10 if self.devices[0].platform == "cpu" else 50
 
     def check_batch(self, batch_size: int, what: str = "batch_size") -> None:
         """Raises ValueError if a global batch cannot be spread evenly."""

@@ -86,7 +86,8 @@ def assemble(config: ConfigDict, parallel: Parallel, feed: Any) -> Program:
         mixing=build.mixing(config),
     )
     steps = config.steps_per_dispatch or steps_per_dispatch(feed, parallel)
-    dispatch = make_dispatch(step, feed.fetch, in_loop=steps > 1)
+    if config.checkpoint.every_steps:  # between two dispatches is when a run can be saved
+        steps = min(steps, config.checkpoint.every_steps)
 
     def fresh():
         key = jax.random.key(np.int32(config.seed))
@@ -100,7 +101,7 @@ def assemble(config: ConfigDict, parallel: Parallel, feed: Any) -> Program:
         teacher=master,
         fresh=lambda: parallel.init(fresh),
         like=jax.eval_shape(fresh),  # complaints about taps and shapes come from here
-        dispatch=parallel.spmd(dispatch, spread=(3,), donate=(0,)),
+        dispatch=parallel.spmd(make_dispatch(step, feed.fetch), spread=(3,), donate=(0,)),
         steps_per_dispatch=steps,
         lr=build.schedule(config, feed.steps_per_epoch),
     )

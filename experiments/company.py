@@ -162,9 +162,7 @@ def train_company(
     sums, histories, began = meta["sums"], meta["histories"], time.monotonic() - meta["seconds"]
 
     steps = programs[0].steps_per_dispatch
-    whole = make_dispatch(
-        make_company_step(configs, programs, parallel.axis), feed.fetch, in_loop=steps > 1
-    )
+    whole = make_dispatch(make_company_step(configs, programs, parallel.axis), feed.fetch)
     dispatch = parallel.spmd(whole, spread=(3,), donate=(0,))
     evaluate = make_evaluate(programs[0].student, feed, parallel)
     per_epoch, seed = feed.steps_per_epoch, np.int32(data_seed)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atkd_jax.models.convolution import ORDER, convolution, input_gradient, kernel_gradient
+from atkd_jax.convolution import ORDER, convolution, input_gradient, kernel_gradient
 
 
 def plain(x, kernel, stride, pad):
@@ -55,7 +55,7 @@ def test_bfloat16_stays_bfloat16():
     x, kernel = jnp.ones((2, 4, 4, 3), jnp.bfloat16), jnp.ones((3, 3, 3, 5), jnp.bfloat16)
     g = jnp.ones((2, 4, 4, 5), jnp.bfloat16)
     shapes = jax.eval_shape(
-        lambda: (input_gradient(g, kernel, (4, 4), 1, 1), kernel_gradient(x, g, 3, 1, 1))
+        lambda: (input_gradient(g, kernel, (4, 4), 1, 1), kernel_gradient(x, g, (3, 3), 1, 1))
     )
     assert [s.dtype for s in shapes] == [jnp.bfloat16] * 2
     assert [s.shape for s in shapes] == [x.shape, kernel.shape]

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["types", "errors"],
-    ["ops", "hosts"],
+    ["ops", "convolution", "hosts"],
     ["models", "methods", "data", "optim"],
     ["objective"],
     ["step", "dispatch"],

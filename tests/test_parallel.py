@@ -83,7 +83,7 @@ def trained(mode, devices, synchronised=True, loop=False, apart=False):
         traces += 1
         return step(*args)
 
-    dispatch = parallel.spmd(make_dispatch(counted, feed.fetch, loop), spread=(3,), donate=(0,))
+    dispatch = parallel.spmd(make_dispatch(counted, feed.fetch), spread=(3,), donate=(0,))
     metrics = []
     for stack, start, stop in feed.train(0, 0, 3 if loop else 1):
         before = state

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from atkd_jax import ops
+from atkd_jax.convolution import in_one_order
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.types import Array
+
+CONV = partial(nn.Conv, conv_general_dilated=in_one_order)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Regressor(nn.Module):
     def _conv(self, x: Array) -> Array:
         (h, w, c_in), (h_t, w_t, c_out) = x.shape[1:], self.shape
         if (h, w) == (2 * h_t, 2 * w_t):
-            return _conv(nn.Conv, c_out, (3, 3), 9 * c_in, strides=2, padding=1)(x)
+            return _conv(CONV, c_out, (3, 3), 9 * c_in, strides=2, padding=1)(x)
         if (2 * h, 2 * w) == (h_t, w_t):
             # Padding 2 of the dilated input is PyTorch's padding 1 of the transposed convolution,
             # whose own initialisation counts the outputs, not the inputs, as fan_in.
@@ -80,13 +85,15 @@ class Regressor(nn.Module):
             return _conv(nn.ConvTranspose, c_out, (4, 4), 16 * c_out, **kwargs)(x)
         if h >= h_t and w >= w_t:
             kernel = (1 + h - h_t, 1 + w - w_t)
-            return _conv(nn.Conv, c_out, kernel, kernel[0] * kernel[1] * c_in, padding="VALID")(x)
+            return _conv(CONV, c_out, kernel, kernel[0] * kernel[1] * c_in, padding=0)(x)
         raise ValueError(
             f"fitnet: the student's map is {h}x{w}, the teacher's {h_t}x{w_t}; the student's has "
             "to be half as large, equal or larger"
         )
 
 
-def _conv(kind: type[nn.Module], c_out: int, kernel: tuple[int, int], fan_in: int, **kwargs):
+def _conv(
+    kind: Callable[..., nn.Module], c_out: int, kernel: tuple[int, int], fan_in: int, **kwargs
+):
     init = ops.torch_uniform_init(fan_in)
     return kind(c_out, kernel, kernel_init=init, bias_init=init, name="conv", **kwargs)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from atkd_jax import ops
+from atkd_jax.convolution import in_one_order
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.types import Array, ModelOut
 
@@ -111,6 +112,7 @@ class Review(nn.Module):
             padding=kernel // 2,
             use_bias=False,
             kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "uniform"),
+            conv_general_dilated=in_one_order,
             name=f"{name}_conv",
         )
         return ops.batch_norm(self.axis_name, name=f"{name}_bn")(conv(x))

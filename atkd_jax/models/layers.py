@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from atkd_jax.models.convolution import convolution
+from atkd_jax.convolution import in_one_order
 from atkd_jax.types import Array
 
 # N(0, 2 / (k^2 C_out)), not truncated: He et al. 2015, arXiv 1502.01852, by the outputs.
@@ -34,14 +34,9 @@ def conv(features: int, kernel: int, stride: int = 1, *, dtype: Any, name: str) 
         use_bias=False,
         kernel_init=conv_init,
         dtype=dtype,
-        conv_general_dilated=_conv_general_dilated,
+        conv_general_dilated=in_one_order,
         name=name,
     )
-
-
-def _conv_general_dilated(x: Array, kernel: Array, strides, padding, **_) -> Array:
-    """What `nn.Conv` calls: here with one stride, one padding, no groups and no holes."""
-    return convolution(x, kernel, strides[0], padding[0][0])
 
 
 def batch_norm(*, train: bool, dtype: Any, bn_axis: str | None, name: str) -> nn.BatchNorm:

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from atkd_jax.convolution import in_one_order
 from atkd_jax.models import layers
 from atkd_jax.types import Array, ModelOut
 
@@ -32,6 +33,7 @@ class ConvBlock(nn.Module):
             padding=((1, 1), (1, 1)),
             kernel_init=layers.conv_init,
             dtype=self.dtype,
+            conv_general_dilated=in_one_order,
             name="conv",
         )(x)
         pre = layers.batch_norm(train=train, dtype=self.dtype, bn_axis=self.bn_axis, name="bn")(x)

@@ -32,7 +32,7 @@ TEACHERS = {
 def get_config(arg: str = ""):
     arg = common.parse(arg, dict(method="atkd", pair="r50_mv2", epochs="300"))
     config = common.get_config()
-    config.data.name = "imagenet2012"
+    config.data.update(name="imagenet2012", options=dict(image_size=224, crop_ratio=224 / 256))
     config.data.augment.flip = True
     common.set_method(config, arg["method"], imagenet=True)
     common.set_pair(config, arg["pair"], imagenet=True)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 from collections.abc import Callable
 
 from atkd_jax.data import folder, memory, prepared
@@ -31,6 +32,8 @@ __all__ = [
     "load", "tfds_name",
 ]  # fmt: skip
 Source = MemorySource | StreamSource
+# An image that cannot be read is named, even where other libraries are kept quiet.
+logging.getLogger(__name__).setLevel(logging.WARNING)
 
 
 def _digits() -> Source:

@@ -10,6 +10,18 @@ neighbour meets both; min and median are told, the ratio is of the medians. Wher
 shared, the ratio of CPU time (all threads) tells more: PyTorch's threads wait for each other, so
 that set OMP_WAIT_POLICY=passive, or they burn CPU time while waiting. FLOPs are XLA's own
 count of the compiled step; the peak is a large matrix product of the same run. PyTorch is optional.
+
+Measured on two cores of an AMD EPYC without other load, jax 0.10.2, PyTorch 2.13, float32, median:
+
+    ResNet-56 -> ResNet-20       148 ms, 42 % of the peak; PyTorch  149 ms: 1.01 times as fast
+    ResNet-50 -> MobileNetV2     610 ms, 66 % of the peak; PyTorch 1042 ms: 1.71 times as fast
+    the same, ImageNet, batch 32   5.4 s, 12 % of the peak; PyTorch  2.6 s: 0.47 times as fast
+
+What made the difference on CPU was the loop around the steps, after convolution.py had made loops
+possible: alone in its dispatch a step takes 264 and 1,582 ms, for its temporaries are fresh memory
+every time, which the system has to map page by page. Images of a stream have no such loop, and
+ImageNet's temporaries are gigabytes. Folding the teacher's batch norm into its convolutions would
+save a tenth of the teacher, 11 ms of 148: not done.
 """
 
 from __future__ import annotations

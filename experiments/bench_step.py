@@ -13,15 +13,15 @@ count of the compiled step; the peak is a large matrix product of the same run. 
 
 Measured on two cores of an AMD EPYC without other load, jax 0.10.2, PyTorch 2.13, float32, median:
 
-    ResNet-56 -> ResNet-20       148 ms, 42 % of the peak; PyTorch  149 ms: 1.01 times as fast
-    ResNet-50 -> MobileNetV2     610 ms, 66 % of the peak; PyTorch 1042 ms: 1.71 times as fast
-    the same, ImageNet, batch 32   5.4 s, 12 % of the peak; PyTorch  2.6 s: 0.47 times as fast
+    ResNet-56 -> ResNet-20       216 ms, 30 % of the peak; PyTorch  151 ms: 0.70 times as fast
+    ResNet-50 -> MobileNetV2    1280 ms, 33 % of the peak; PyTorch 1071 ms: 0.84 times as fast
+    the same, ImageNet, batch 32  5.4 s, 12 % of the peak; PyTorch  2.6 s: 0.47 times as fast
 
-What made the difference on CPU was the loop around the steps, after convolution.py had made loops
-possible: alone in its dispatch a step takes 264 and 1,582 ms, for its temporaries are fresh memory
-every time, which the system has to map page by page. Images of a stream have no such loop, and
-ImageNet's temporaries are gigabytes. Folding the teacher's batch norm into its convolutions would
-save a tenth of the teacher, 11 ms of 148: not done.
+What stands in the way are XLA's convolutions on CPU: the teachers alone take 102 and 875 ms, against
+60 and 530 ms of PyTorch's. Folding their batch norm into them would save 13 and 19 ms: not done.
+Ten steps in a dispatch save 15 % of the step, since alone it takes its temporaries from fresh memory
+every time (38,000 pages for ResNet-56 -> ResNet-20). XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type
+with all five types took another 12 % off, but is an experiment of XLA's.
 """
 
 from __future__ import annotations
@@ -171,8 +171,10 @@ class Ours:
         one = np.zeros((1, *image.shape[1:]), np.float32)
         self.weights = parallel.init(lambda: master.module.init(key, one))
         step = make_train_step(student, master, objective, tx, Augment(), parallel.axis)
-        # Indexing beyond the stack's one batch gives that one again: every step sees the same.
-        self.stack = parallel.place_batches(jax.tree.map(lambda x: x[None], self.batch))
+        # Two batches, of which steps take the first once and then, as an index beyond the end means
+        # the last, the second: of one alone XLA would ask the teacher outside of the loop, once.
+        two = jax.tree.map(lambda x: np.stack([x, x[::-1]]), self.batch)
+        self.stack = parallel.place_batches(two)
         dispatch = parallel.spmd(
             make_dispatch(step, lambda _, item: item), spread=(3,), donate=(0,)
         )

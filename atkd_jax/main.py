@@ -70,7 +70,10 @@ def parse_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         lines = [line.strip(" '\"") for line in str(error).splitlines() if line.strip()]
-        sys.exit("error: " + re.sub(r"^\w+Error: ", "", lines[-1]))
+        message = re.sub(r"^\w+Error: ", "", lines[-1])
+        if re.fullmatch(r"\w+", message):  # the key and nothing else
+            message = f"there is no key {message!r} in this part of the configuration"
+        sys.exit(f"error: {message}")
 
 
 def cli() -> None:

@@ -67,13 +67,23 @@ def main(argv: list[str]) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Reads the flags; a mistake in them, or in a configuration file's options, is one line."""
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        lines = [line.strip(" '\"") for line in str(error).splitlines() if line.strip()]
-        message = re.sub(r"^\w+Error: ", "", lines[-1])
-        if re.fullmatch(r"\w+", message):  # the key and nothing else
-            message = f"there is no key {message!r} in this part of the configuration"
-        sys.exit(f"error: {message}")
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is not None:
+            _ = CONFIG.value.seed  # complains if there is no such file
+        return rest
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        sys.exit(f"error: {one_line(error)}")
+
+
+def one_line(error: Exception) -> str:
+    """The last line of what ml_collections says, of which some holds the repr of another error."""
+    text = str(error).replace("\\n", "\n").replace("\\'", "'")
+    line = [line.strip() for line in text.splitlines() if line.strip(" '\"")][-1]
+    line = re.sub(r"^\w+Error: ", "", line)
+    if re.fullmatch(r"['\"\w]+", line):  # the key and nothing else
+        key = line.strip("'\"")
+        return f"there is no key {key!r} in this part of the configuration"
+    return line.removesuffix("'") if line.count("'") % 2 else line
 
 
 def cli() -> None:

@@ -4,14 +4,14 @@
 
 Random images of CIFAR-10's size, batch 64, weights as initialised: cost does not depend on either.
 The ratio is what counts; it is taken within one run. Steps are timed as training dispatches them,
-compilation apart: the median of `--rounds` dispatches. Peak memory is what XLA plans for: arguments, results and
-temporaries of one step.
+compilation apart: the median of `--rounds` dispatches. Peak memory is what XLA plans for:
+arguments, results and temporaries.
 
 Measured on two cores of an AMD EPYC without other load, jax 0.10.2, ResNet-56 -> ResNet-20: plain
-CE 171 ms a step and 152 MiB, KD 260 ms (the teacher is a third of it). Most methods cost what KD
-does: 1.47 to 1.62 times plain CE. AFD 1.69, CRD 1.94 (it gathers 16,384 negatives of 128 numbers
-for each image from memory banks of 52 MB; 353 MiB), RTK 2.19 (477 MiB), ReviewKD 2.67 (its maps
-of 64 channels at all three resolutions; 408 MiB).
+CE 161 ms a step and 152 MiB, KD 225 ms (the teacher is a quarter of it). Most methods cost what KD
+does, 1.4 to 1.5 times plain CE. CRD 1.8 (it gathers 16,384 negatives of 128 numbers for each image
+from memory banks of 52 MB; 386 MiB), RTK 1.8 (478 MiB), ReviewKD 2.1 (its maps of 64 channels at
+all three resolutions; 414 MiB).
 """
 
 from __future__ import annotations

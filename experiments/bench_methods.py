@@ -9,7 +9,7 @@ arguments, results and temporaries.
 
 Measured on two cores of an AMD EPYC without other load, jax 0.10.2, ResNet-56 -> ResNet-20: plain
 CE 161 ms a step and 152 MiB, KD 225 ms (the teacher is a quarter of it). Most methods cost what KD
-does, 1.4 to 1.5 times plain CE. CRD 1.8 (it gathers 16,384 negatives of 128 numbers for each image
+does, 1.4 to 1.6 times plain CE. CRD 1.8 (it gathers 16,384 negatives of 128 numbers for each image
 from memory banks of 52 MB; 386 MiB), RTK 1.8 (478 MiB), ReviewKD 2.1 (its maps of 64 channels at
 all three resolutions; 414 MiB).
 """

@@ -29,7 +29,7 @@ def first_step(devices, mixing):
     )
     master = parallel.init(lambda: teacher.module.init(key, np.zeros((1, SIZE, SIZE, 3), "f4")))
     step = make_train_step(student, teacher, objective, tx, Augment(), parallel.axis, mixing=mixing)
-    dispatch = parallel.spmd(make_dispatch(step, feed.fetch, False), spread=(3,))
+    dispatch = parallel.spmd(make_dispatch(step, feed.fetch), spread=(3,))
     stack, start, stop = next(feed.train(0, 0, 1))
     args = (state, master, feed.train_data, stack, np.int32(start), np.int32(stop), np.int32(0))
     return {key: float(value) for key, value in dispatch(*args)[1].items()}

@@ -79,7 +79,7 @@ def states(devices, accumulate, norm=False, ema=0.0):
     weights = parallel.init(
         lambda: master.module.init(jax.random.key(2), jnp.zeros((1, *SPEC.image_shape)))
     )
-    dispatch = parallel.spmd(make_dispatch(step, lambda _, batch: batch, False), spread=(3,))
+    dispatch = parallel.spmd(make_dispatch(step, lambda _, batch: batch), spread=(3,))
     stack = parallel.place_batches(batches())
     found, metrics = [jax.device_get(state)], []
     for i in range(STEPS):

@@ -11,10 +11,8 @@ first student's; a student's own seed decides its initial parameters and those o
   that data seed. Their spread is that of initialisation alone.
 
 Students stand one after another in the compiled step: methods have different parameters, and on
-two CPU cores it is the fastest for K seeds of one method, too. ResNet-20 -> ResNet-8, KD, 4 seeds,
-ms per step and student on a busy machine (bench_company.py): alone 1024, in a row 476, vmap 1730;
-in another run in a row 411, vmap 2313, lax.map 6303. So the runner uses neither vmap nor lax.map;
-on an accelerator nobody has measured yet.
+two CPU cores it is the fastest for K seeds of one method, too (bench_company.py has the numbers).
+So the runner uses neither vmap nor lax.map; on an accelerator nobody has measured yet.
 """
 
 from __future__ import annotations
@@ -162,8 +160,8 @@ def train_company(
     sums, histories, began = meta["sums"], meta["histories"], time.monotonic() - meta["seconds"]
 
     steps = programs[0].steps_per_dispatch
-    whole = make_dispatch(make_company_step(configs, programs, parallel.axis), feed.fetch)
-    dispatch = parallel.spmd(whole, spread=(3,), donate=(0,))
+    company_step = make_company_step(configs, programs, parallel.axis)
+    dispatch = parallel.spmd(make_dispatch(company_step, feed.fetch), spread=(3,), donate=(0,))
     evaluate = make_evaluate(programs[0].student, feed, parallel)
     per_epoch, seed = feed.steps_per_epoch, np.int32(data_seed)
     pending: deque = deque()
@@ -177,9 +175,15 @@ def train_company(
 
     def save() -> None:
         drain(0)
-        partial = {key: np.asarray(value).tolist() for key, value in sums.items()}
-        seconds = time.monotonic() - began
-        checkpoints.save(step, state, {"sums": partial, "histories": histories, "seconds": seconds})
+        meta = {"sums": {key: np.asarray(value).tolist() for key, value in sums.items()}}
+        meta |= {"histories": histories, "seconds": time.monotonic() - began}
+        checkpoints.save(step, state, meta)
+
+    def pause(due: bool) -> None:
+        if due or stop.asked:
+            save()
+        if stop.asked and step < lead.epochs * per_epoch:
+            raise Interrupted(f"saved at step {step} of {lead.epochs * per_epoch}")
 
     with ExitStack() as stack, closing(checkpoints), stop_signal() as stop:
         for config, workdir in zip(configs, workdirs, strict=True):
@@ -192,9 +196,8 @@ def train_company(
                 step += end - start
                 pending.append((part, last))
                 drain(IN_FLIGHT - 1)
-                if stop.asked:
-                    save()
-                    raise Interrupted(f"saved at step {step} of {lead.epochs * per_epoch}")
+                if step % per_epoch:  # the end of an epoch is saved with its test results
+                    pause(False)
             drain(0)
             for i, (log, workdir) in enumerate(zip(logs, workdirs, strict=True)):
                 test = evaluate(student_variables(state.members[i]))
@@ -205,8 +208,7 @@ def train_company(
                 row |= {f"test/{key}": value for key, value in test.items()}
                 log.epoch(step, epoch + 1, row | {"lr": float(programs[i].lr(step - 1))})
             sums = {}
-            if (epoch + 1) % lead.checkpoint.every_epochs == 0 or epoch + 1 == lead.epochs:
-                save()
+            pause((epoch + 1) % lead.checkpoint.every_epochs == 0 or epoch + 1 == lead.epochs)
 
     seconds = (time.monotonic() - began) / size
     for config, program, member, rows, workdir in zip(

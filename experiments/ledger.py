@@ -71,6 +71,9 @@ def check(line: Any) -> None:
         raise ValueError("it is not a JSON object")
     if missing := [key for key in NEEDED if key not in line]:
         raise ValueError(f"it has no {', '.join(missing)}")
+    epochs = line["resolved"]["epochs"]
+    if any(len(values) != epochs for values in line.get("history", {}).values()):
+        raise ValueError(f"its history is not one of {epochs} epochs")
     if (name := runs.name_of(line["resolved"])) != line["hash"]:
         raise ValueError(
             f"its hash is {line['hash']}, its configuration's is {name}; the line was edited, or a"

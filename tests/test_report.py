@@ -18,6 +18,7 @@ from experiments.cells import (
     seed_agreement,
 )
 from experiments.document import Grid, Heading, Picture, to_html, to_markdown
+from experiments.measure import CURVES
 from experiments.tables import TABLES, Row, Table
 
 KD, AT = "digits:method=kd", "digits:method=at"
@@ -33,7 +34,7 @@ def line(text, seed, top1, role="student", protocol="quick", **more):
         "areas": {"hard": 0.9, "macro": 0.99, "micro": 0.98}, "images_per_second": 5.0,
         "student": {"macs": 1, "params": 78042},
         "hardware": {"device": "cpu", "devices": 1, "cpus": 2},
-        "history": {"train/loss": [2.0, 1.0], "test/top1": [50.0, top1], "test/loss": [1.0, 0.5]},
+        "history": {key: [top1] * run.config.epochs for key in CURVES},
         "roc": {}, "matrix": [], "class_names": [],
     } | more  # fmt: skip
 
@@ -61,6 +62,15 @@ def test_what_is_no_result_is_named(tmp_path, text, message):
     (tmp_path / "a.jsonl").write_text(text + "\n")
     results, problems = ledger.read(tmp_path)
     assert results == {} and message in problems[0]
+
+
+def test_a_line_without_all_epochs_is_named(tmp_path):
+    short = line(KD, 0, 90.0)
+    short["history"]["test/top1"].pop()
+    write(tmp_path, short, line(KD, 1, 91.0))
+    results, problems = ledger.read(tmp_path)
+    assert [one["seed"] for one in results.values()] == [1]
+    assert problems == ["digits.jsonl:1 is left out: its history is not one of 12 epochs"]
 
 
 def test_an_edited_line_is_named(tmp_path):

@@ -1,10 +1,12 @@
 """A run has a name, survives being stopped, and a student in company is the student alone."""
 
+import contextlib
 import functools
 import json
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,8 +15,9 @@ from runs import small_config, write_npz
 
 from atkd_jax import build, data, teacher
 from atkd_jax.checkpoint import load_export
+from atkd_jax.signals import Interrupted
 from atkd_jax.train import train_and_evaluate
-from experiments import ledger, run, runs
+from experiments import company, ledger, run, runs
 from experiments.company import check_members, train_company
 from experiments.tables import TABLES, Row
 
@@ -64,6 +67,19 @@ def test_a_student_in_company_is_the_student_alone(tmp_path):
     assert furthest(together[2], exported(members[2], tmp_path / "alone-seed")) < 1e-5
     assert furthest(together[0], together[2]) > 1e-2
     assert furthest(together[0], together[1]) > 1e-2
+
+
+def test_a_company_that_is_stopped_at_the_end_of_an_epoch_has_tested_it(tmp_path, monkeypatch):
+    write_npz(tmp_path / "images.npz")
+    config, folder = small_config(tmp_path / "images.npz"), tmp_path / "run"
+    config.batch_size, config.epochs = 96 // STEPS, 2
+    asked = contextlib.nullcontext(SimpleNamespace(asked=True))
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="step 4 of 8"):
+        patched.setattr(company, "stop_signal", lambda: asked)
+        train_company([config], [folder])
+    train_company([config], [folder])
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
 
 
 def test_students_that_do_not_fit_together_are_told_why(tmp_path):

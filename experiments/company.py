@@ -117,8 +117,8 @@ def check_members(configs: Sequence[ConfigDict]) -> None:
 
 def train_company(
     configs: Sequence[ConfigDict], workdirs: Sequence[Path], data_seed: int | None = None
-) -> None:
-    """Trains students together, or goes on with them.
+) -> Path:
+    """Trains students together, or goes on with them. Returns the folder of their checkpoints.
 
     Leaves in every workdir what `train_and_evaluate` leaves there, but for attention.png. Seconds
     are the company's, divided among the students.
@@ -134,8 +134,7 @@ def train_company(
         files.check(config, workdir)
     data_seed = configs[0].seed if data_seed is None else data_seed
     members = {str(i): config.to_dict() for i, config in enumerate(configs)}
-    name = runs.name_of(members | {"data_seed": data_seed})
-    own = workdirs[0].parent / f"company-{name}"
+    own = workdirs[0].parent / f"company-{runs.name_of(members | {'data_seed': data_seed})}"
     size, lead = len(configs), configs[0]
     parallel = make_parallel(lead)
     feed = make_feed(build.source(lead), parallel, lead.batch_size, data_seed)
@@ -232,6 +231,7 @@ def train_company(
             "config": config.to_dict(),
         }
         files.write_json(workdir / "summary.json", result)
+    return own
 
 
 def of_member(sums: dict[str, np.ndarray], i: int) -> dict[str, np.ndarray]:

@@ -95,14 +95,15 @@ class Worker:
             return
         folders = [self.folder(run) for run in group]
         with folders[0].with_suffix(".log").open("a") as log, contextlib.redirect_stdout(log):
-            if len(group) > 1:
-                train_company([run.config for run in group], folders)
+            own = train_company([r.config for r in group], folders) if len(group) > 1 else None
             for run, folder in zip(group, folders, strict=True):
                 summary = train_and_evaluate(run.config, folder)  # reads it, if it is there
                 line = measure(run, folder, summary, company=len(group))
                 ledger.append(self.results / f"{run.config.data.name}.jsonl", line)
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
                 say(f"{run.text} {run.role} seed {run.seed}: top-1 {summary['last']['top1']:.2f}")
+            if own:
+                shutil.rmtree(own)
 
 
 def say(text: str) -> None:

@@ -4,6 +4,9 @@
 
 Random images of CIFAR-10's size and random weights: cost does not depend on either. Milliseconds
 for one step of one student, the median of `--rounds` dispatches of ten steps, compilation apart.
+
+Measured on two cores of an AMD EPYC, jax 0.10.2, `--rounds=2`, ResNet-20 -> ResNet-8, KD, 4 seeds,
+ms per step and student: alone 87, in a row 50 and 54 (two tries), lax.map 51, vmap 326.
 """
 
 from __future__ import annotations

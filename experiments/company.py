@@ -11,8 +11,8 @@ first student's; a student's own seed decides its initial parameters and those o
   that data seed. Their spread is that of initialisation alone.
 
 Students stand one after another in the compiled step: methods have different parameters, and on
-two CPU cores it is the fastest for K seeds of one method, too (bench_company.py has the numbers).
-So the runner uses neither vmap nor lax.map; on an accelerator nobody has measured yet.
+two CPU cores K seeds of one method gain nothing from lax.map and lose by vmap (bench_company.py has
+the numbers). So the runner uses neither; on an accelerator nobody has measured yet.
 """
 
 from __future__ import annotations

@@ -43,9 +43,7 @@ CAPTIONS = {
     "roc": "receiver operating characteristics, each class against the rest",
     "maps": "where teacher and students (seed 0) are active on the same test images",
 }
-
-
-NUMERIC = ("published", "measured", "difference", "− KD", "parameters", "seconds")
+NUMERIC = ("published", "measured", "difference", "− KD", "seconds")
 
 
 def number(value: float | None, form: str = ".2f") -> str:
@@ -93,10 +91,7 @@ def grid_of(cells: Sequence[Cell]) -> Grid:
         if len(set(columns[name])) == 1:
             del columns[name]
     columns = {name: values for name, values in columns.items() if any(values)}
-    numeric = [
-        n for n in ("published", "measured", "difference", "− KD", "seconds") if n in columns
-    ]
-    return Grid(list(columns), list(zip(*columns.values(), strict=True)), numeric)
+    return Grid(list(columns), list(zip(*columns.values(), strict=True)), NUMERIC)
 
 
 def blocks_of(name: str, table: Table, filled: Mapping[str, Sequence[Cell]]) -> list[Block]:

@@ -18,6 +18,8 @@ import numpy as np
 from configs import digits
 
 TRAIN, TEST, CLASSES = 96, 20, 3
+# Overrides for runs that are compared with each other: float32 noise grows with the rate.
+STEADY = ("--config.optimizer.lr=0.005", "--config.data.augment.flip=True")
 # Processes are forked from one that has imported everything and started nothing.
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["atkd_jax.main"])

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 from runs import (
+    STEADY,
     command,
     difference,
     log_without_times,
@@ -29,8 +30,6 @@ from runs import (
 from atkd_jax import checkpoint, methods, train
 from atkd_jax.methods.base import Extras, LossOut, Method
 from configs import methods as presets
-
-STEADY = ("--config.optimizer.lr=0.005", "--config.data.augment.flip=True")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from images import write_folder
 from runs import (
+    STEADY,
     command,
     difference,
     log_without_times,
@@ -21,7 +22,6 @@ from runs import (
 
 from atkd_jax import hosts
 
-STEADY = ("--config.optimizer.lr=0.005", "--config.data.augment.flip=True")
 OVERRIDES = (*STEADY, "--config.parallel=shard_map", "--config.checkpoint.every_steps=4")
 
 

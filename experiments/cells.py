@@ -192,6 +192,21 @@ def rank_agreement(cells: Sequence[Cell]) -> tuple[float, int] | None:
     return float(stats.spearmanr(*zip(*both, strict=True)).statistic), len(both)
 
 
+def protocol_agreement(cells: Sequence[Cell], others: Sequence[Cell]) -> tuple[float, int] | None:
+    """Spearman's rank correlation of the students' means under two protocols, and of how many.
+
+    Both lists follow the rows of one table. None for fewer than four students that both have.
+    """
+    both = [
+        (a.mean, b.mean)
+        for a, b in zip(cells, others, strict=True)
+        if a.n and b.n and a.row.role == "student"
+    ]
+    if len(both) < 4:
+        return None
+    return float(stats.spearmanr(*zip(*both, strict=True)).statistic), len(both)
+
+
 def seed_agreement(cells: Sequence[Cell]) -> tuple[float, int, int] | None:
     """How well seeds agree on the order of the students: can this protocol tell methods apart?
 

@@ -19,6 +19,7 @@ from experiments.cells import (
     against_kd,
     fill_table,
     known_hashes,
+    protocol_agreement,
     rank_agreement,
     seed_agreement,
 )
@@ -115,19 +116,29 @@ def blocks_of(name: str, table: Table, filled: Mapping[str, Sequence[Cell]]) -> 
                     f" numbers is {rank[0]:.2f} over {rank[1]} cells."
                 )
             )
-        if len({(c.row.dataset, c.row.pair, c.row.metric) for c in cells}) == 1 and (
-            agreement := seed_agreement(cells)
-        ):
-            blocks.append(
-                Text(
-                    "Can this protocol tell the methods apart? The rank correlation of their"
-                    f" numbers between two seeds is {agreement[0]:.2f} (mean over {agreement[2]}"
-                    f" seeds, {agreement[1]} students; 1: every seed gives the same order, 0: the"
-                    " order is chance)."
-                )
-            )
+        if len({(c.row.dataset, c.row.pair, c.row.metric) for c in cells}) == 1:
+            blocks += [Text(text) for text in trust(protocol, filled)]
         blocks.append(grid_of(cells))
     return blocks
+
+
+def trust(protocol: str, filled: Mapping[str, Sequence[Cell]]) -> list[str]:
+    """How far the order of the methods under a protocol holds: between seeds, and when longer."""
+    told, cells = [], filled[protocol]
+    if agreement := seed_agreement(cells):
+        told.append(
+            "Can this protocol tell the methods apart? The rank correlation of their numbers"
+            f" between two seeds is {agreement[0]:.2f} (mean over {agreement[2]} seeds,"
+            f" {agreement[1]} students; 1: every seed gives the same order, 0: the order is"
+            " chance)."
+        )
+    for other, theirs in filled.items() if protocol == "quick" else ():
+        if other != protocol and (kept := protocol_agreement(cells, theirs)):
+            told.append(
+                f"Does it keep the order that protocol **{other}** gives? The rank correlation of"
+                f" the methods' numbers under both is {kept[0]:.2f} over {kept[1]} students."
+            )
+    return told
 
 
 def describe(protocol: str, row: Row) -> str:

@@ -59,10 +59,13 @@ def not_run(filled: Filled, results: Mapping[str, Line]) -> Grid:
 
 
 def best_speed(results: Mapping[str, Line]) -> float:
-    """Multiply-adds a second of the fastest run that distilled one student alone; 0 if none did."""
-    lines = [line for line in results.values() if line["company"] == 1 and line["teacher"]]
-    work = [3 * line["student"]["macs"] + line["teacher"]["macs"] for line in lines]
-    speeds = [w * line["images_per_second"] for w, line in zip(work, lines, strict=True)]
+    """Multiply-adds a second of the fastest run that distilled; 0 if none did."""
+    speeds = [
+        (3 * line["student"]["macs"] + line["teacher"]["macs"] / line["company"])
+        * line["images_per_second"]
+        for line in results.values()
+        if line["teacher"]
+    ]
     return max(speeds, default=0.0)
 
 
@@ -120,8 +123,7 @@ def summary(filled: Filled, results: Mapping[str, Line], problems: Sequence[str]
             Text(
                 f"Tables without any result follow. All results here were made on: "
                 f"{'; '.join(machines) or 'nothing yet'}. The hours are an estimate: the"
-                " multiply-adds of one training, at the rate of the fastest run in the results"
-                " that distilled one student alone."
+                " multiply-adds of one training, at the rate of the fastest run in the results."
             )
         )
         blocks.append(missing)

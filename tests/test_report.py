@@ -14,6 +14,7 @@ from experiments.cells import (
     fill_table,
     known_hashes,
     paired,
+    protocol_agreement,
     rank_agreement,
     seed_agreement,
 )
@@ -164,6 +165,17 @@ def test_seeds_agree_when_they_order_the_methods_alike():
     assert seed_agreement([cell_of({0: 1.0, 1: v}) for v in (1.0, 2.0, 3.0, 4.0)]) is None
     assert seed_agreement(same[:3]) is None
     assert seed_agreement([*same, cell_of({7: 1.0})]) is None
+
+
+def test_a_short_protocol_is_held_against_a_longer_one():
+    short = [cell_of({0: v}, protocol="quick") for v in (1.0, 2.0, 3.0, 4.0)]
+    long = [cell_of({0: v}, protocol="longer") for v in (60.0, 61.0, 63.0, 62.0)]
+    gap = cell_of({}, protocol="longer")
+    assert protocol_agreement(short, long) == (pytest.approx(0.8), 4)
+    assert protocol_agreement(short, [*long[:3], gap]) is None
+    told = report.trust("quick", {"quick": short, "longer": long})
+    assert len(told) == 1 and "is 0.80 over 4 students" in told[0]
+    assert report.trust("longer", {"quick": short, "longer": long}) == []
 
 
 def test_areas_from_hard_predictions_follow_from_the_accuracy():

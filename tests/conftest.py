@@ -11,7 +11,15 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
+from runs import write_npz  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", ".cache/jax")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="session")
+def npz(tmp_path_factory):
+    """Images that a ResNet-8 learns in seconds."""
+    return write_npz(tmp_path_factory.mktemp("data") / "noise.npz")

@@ -11,11 +11,6 @@ from atkd_jax.train import train_and_evaluate
 
 
 @pytest.fixture(scope="module")
-def npz(tmp_path_factory):
-    return write_npz(tmp_path_factory.mktemp("data") / "noise.npz")
-
-
-@pytest.fixture(scope="module")
 def teacher_run(npz, tmp_path_factory):
     """A finished run of one epoch, whose export can teach."""
     workdir = tmp_path_factory.mktemp("runs") / "teacher"

@@ -17,17 +17,11 @@ from runs import (
     saved_steps,
     start,
     start_job,
-    write_npz,
 )
 
 from atkd_jax import hosts
 
 OVERRIDES = (*STEADY, "--config.parallel=shard_map", "--config.checkpoint.every_steps=4")
-
-
-@pytest.fixture(scope="module")
-def npz(tmp_path_factory):
-    return write_npz(tmp_path_factory.mktemp("data") / "noise.npz")
 
 
 @pytest.fixture(scope="module")

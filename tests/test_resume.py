@@ -15,16 +15,10 @@ from runs import (
     saved_state,
     saved_steps,
     start,
-    write_npz,
 )
 
 STEPS = 24
 OVERRIDES = ("--config.checkpoint.every_steps=5", "--config.data.augment.flip=True")
-
-
-@pytest.fixture(scope="module")
-def npz(tmp_path_factory):
-    return write_npz(tmp_path_factory.mktemp("data") / "noise.npz")
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,8 @@ class Program(NamedTuple):
       student, teacher: the networks; no teacher if no term asks for one.
       fresh: () -> TrainState at step 0, replicated.
       like: shapes and dtypes of a TrainState.
+      step_for: teacher -> the step of one device, see `make_train_step`; what is called as the
+        teacher is, such as one that several students share, may stand in its place.
       dispatch: (state, teacher_variables, data, stack, start, stop, seed) -> (state, sums, last),
         see `dispatch.make_dispatch`; the state's buffers are donated.
       steps_per_dispatch: how many steps it may be asked for at once.
@@ -38,6 +40,7 @@ class Program(NamedTuple):
     teacher: Network | None
     fresh: Callable[[], TrainState]
     like: PyTree
+    step_for: Callable[[Network | None], Callable]
     dispatch: Callable
     steps_per_dispatch: int
     lr: Callable
@@ -74,20 +77,23 @@ def assemble(config: ConfigDict, parallel: Parallel, feed: Any) -> Program:
     objective = build.objective(config, feed.steps_per_epoch, parallel.axis_name)
     master = teacher.describe(config, feed.spec) if objective.terms else None
     tx = build.optimizer(config, feed.steps_per_epoch)
-    step = make_train_step(
-        student,
-        master,
-        objective,
-        tx,
-        build.augment(config),
-        parallel.axis,
-        accumulate=config.accumulate,
-        ema=config.ema,
-        mixing=build.mixing(config),
-    )
+    aug, mixing = build.augment(config), build.mixing(config)
     steps = config.steps_per_dispatch or steps_per_dispatch(feed, parallel)
     if config.checkpoint.every_steps:  # between two dispatches is when a run can be saved
         steps = min(steps, config.checkpoint.every_steps)
+
+    def step_for(network: Network | None) -> Callable:
+        return make_train_step(
+            student,
+            network,
+            objective,
+            tx,
+            aug,
+            parallel.axis,
+            accumulate=config.accumulate,
+            ema=config.ema,
+            mixing=mixing,
+        )
 
     def fresh():
         key = jax.random.key(np.int32(config.seed))
@@ -101,7 +107,10 @@ def assemble(config: ConfigDict, parallel: Parallel, feed: Any) -> Program:
         teacher=master,
         fresh=lambda: parallel.init(fresh),
         like=jax.eval_shape(fresh),  # complaints about taps and shapes come from here
-        dispatch=parallel.spmd(make_dispatch(step, feed.fetch), spread=(3,), donate=(0,)),
+        step_for=step_for,
+        dispatch=parallel.spmd(
+            make_dispatch(step_for(master), feed.fetch), spread=(3,), donate=(0,)
+        ),
         steps_per_dispatch=steps,
         lr=build.schedule(config, feed.steps_per_epoch),
     )

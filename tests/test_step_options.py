@@ -179,6 +179,24 @@ def test_batch_norm_of_each_device_alone_is_one_key(tmp_path, synchronised):
     assert axis == ("batch" if synchronised else None)
 
 
+def test_another_teacher_may_stand_in_the_step_of_a_program(tmp_path):
+    config = small_config(write_npz(tmp_path / "data.npz"), "kd")
+    config.data.mix.mixup = 1.0
+    program = make_program(config)
+    asked = []
+
+    class StandIn:
+        def apply(self, variables, image, train):
+            asked.append((variables, image.shape, train))
+            return program.teacher.module.init_with_output(jax.random.key(0), image)[0]
+
+    batch = Batch(jnp.zeros((16, 8, 8, 3), jnp.uint8), *jnp.zeros((2, 16), jnp.int32))
+    step = program.step_for(StandIn())
+    state, metrics = jax.eval_shape(step, program.like, (), batch, jax.random.key(0))
+    assert asked == [((), (16, 8, 8, 3), False)]
+    assert jax.tree.structure(state) == jax.tree.structure(program.like) and "kd" in metrics
+
+
 @functools.cache
 def networks(dtype):
     make = functools.partial(models.create, num_classes=CLASSES, dtype=dtype)

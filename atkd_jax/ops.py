@@ -131,20 +131,19 @@ def stage_names(feats: Mapping[str, Array]) -> tuple[str, ...]:
 
 
 def tap_pairs(
-    method: str, t: ModelOut, s: ModelOut, taps: Sequence[str] | None = None
+    method: str, t: ModelOut, s: ModelOut, taps: Sequence[str] = ()
 ) -> list[tuple[Array, Array]]:
     """[(teacher's feature, student's feature), ...], one pair per tap.
 
     Args:
       method: named in the error.
       t, s: outputs of the two networks, arrays or `jax.ShapeDtypeStruct`s.
-      taps: names of features; None means the stages that both networks have, from the front.
+      taps: names of features; none named: the stages that both networks have, from the front.
 
     Raises:
       ValueError: a network has no such tap, or the two share no stage.
     """
-    if taps is None:
-        taps = min(stage_names(t.feats), stage_names(s.feats), key=len)
+    taps = taps or min(stage_names(t.feats), stage_names(s.feats), key=len)
     if not taps:
         raise ValueError(f"{method}: there is no stage to compare; name one in taps")
     for role, out in (("teacher", t), ("student", s)):

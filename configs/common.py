@@ -86,9 +86,11 @@ def lookup(what: str, name: str, table: dict):
 
 
 def set_method(config: ConfigDict, name: str, imagenet: bool = False) -> None:
-    """Fills in ce_weight and terms."""
+    """Fills in ce_weight and terms, with every hyper-parameter, so that each can be overridden."""
     table = methods.METHODS | (methods.IMAGENET if imagenet else {})
-    config.update(lookup("method", name, table))
+    preset = lookup("method", name, table)
+    config.ce_weight = preset["ce_weight"]
+    config.terms = {term: methods.FIELDS[term] | fields for term, fields in preset["terms"].items()}
 
 
 def set_pair(config: ConfigDict, name: str, imagenet: bool = False) -> None:

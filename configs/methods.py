@@ -1,6 +1,6 @@
 """Presets: the weight of the hard labels and of every term, as published.
 
-    METHODS[name] = {ce_weight, terms: {method: {weight, warmup_epochs, the method's own fields}}}
+    METHODS[name] = {ce_weight, terms: {method: {weight, warmup_epochs, what differs from FIELDS}}}
 
 CIFAR weights are those of RepDistiller's run_cifar_distill.sh (github HobbitLong/RepDistiller)
 unless a line says otherwise; `gamma` there is `ce_weight` here, `alpha` the weight of kd, `beta`
@@ -8,7 +8,42 @@ that of the method. What a pair of networks changes stands in pairs.py. A warm-u
 steps, from zero; mdistiller's goes up once an epoch, from 1 / epochs in the first.
 """
 
-KD = dict(weight=0.9, temperature=4.0)
+# Every hyper-parameter of every method and its default: each can be overridden on the command line,
+# such as --config.terms.rtk.threshold=ratio. What they mean stands in atkd_jax/methods.
+FIELDS = {
+    "kd": dict(temperature=4.0),
+    "fitnet": dict(tap="stage2", use_relu=True),
+    "at": dict(taps=(), variant="code"),
+    "sp": dict(),
+    "cc": dict(dim=128),
+    "vid": dict(taps=()),
+    "rkd": dict(distance_weight=25.0, angle_weight=50.0),
+    "pkt": dict(),
+    "nst": dict(taps=()),
+    "fsp": dict(taps=()),
+    "crd": dict(dim=128, negatives=16384, temperature=0.07, momentum=0.5, other_classes=True),
+    "afd": dict(dim=128, teacher_stride=1),
+    "rtk": dict(
+        dim=128,
+        teacher_stride=1,
+        query_relu=False,
+        top_k=0,
+        select_on="mean",
+        ema=0.0,
+        threshold="mean",
+        threshold_factor=1.2,
+        keep_ratio=0.5,
+        rescale=False,
+        select_warmup=0,
+        resample="softpool",
+        softpool_exact_gradient=False,
+    ),
+    "aft": dict(beta=6.0, temperature=4.0, rate="previous", rate_temperature=2.0, transfer="both"),
+    "dkd": dict(alpha=1.0, beta=8.0, temperature=4.0),
+    "reviewkd": dict(student_pre=False, max_mid_channels=512),
+    "self_attention": dict(taps=(), heads=4, scale=10.0, max_size=8),
+}
+KD = dict(weight=0.9)
 
 
 def alone(method: str, weight: float, **fields) -> dict:
@@ -32,7 +67,7 @@ METHODS = {
     "crd": alone("crd", 0.8),
     "crd_kd": dict(
         ce_weight=1.0,
-        terms=dict(kd=dict(weight=1.0, temperature=4.0), crd=dict(weight=0.8)),
+        terms=dict(kd=dict(weight=1.0), crd=dict(weight=0.8)),
     ),
     # github clovaai/attention-feature-distillation main.py: CE + 0.9 KD + 200 AFD.
     "afd": dict(ce_weight=1.0, terms=dict(kd=KD, afd=dict(weight=200.0))),
@@ -41,7 +76,7 @@ METHODS = {
     # A reconstruction, see atkd_jax/methods/aft.py; it contains its own KD term.
     "aft": alone("aft", 1.0),
     # github megvii-research/mdistiller configs/cifar100/dkd: 20 epochs of warm-up.
-    "dkd": alone("dkd", 1.0, warmup_epochs=20.0, alpha=1.0, beta=8.0, temperature=4.0),
+    "dkd": alone("dkd", 1.0, warmup_epochs=20.0),
     # github dvlab-research/ReviewKD CIFAR-100: 20 epochs of warm-up.
     "reviewkd": alone("reviewkd", 1.0, warmup_epochs=20.0),
     "at_kd": dict(ce_weight=0.1, terms=dict(kd=KD, at=dict(weight=1000.0))),
@@ -52,7 +87,7 @@ METHODS = {
     # The poster's formula to the letter: alpha KL + beta MSE, no hard labels.
     "atkd_poster": dict(
         ce_weight=0.0,
-        terms=dict(kd=dict(weight=1.0, temperature=4.0), self_attention=dict(weight=50.0)),
+        terms=dict(kd=dict(weight=1.0), self_attention=dict(weight=50.0)),
     ),
 }
 

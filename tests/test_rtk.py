@@ -183,7 +183,7 @@ def test_keys_are_selected_on_the_average():
 def test_rtk_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="unknown rtk.threshold 'men'; did you mean 'mean'"):
         methods.create("rtk", threshold="men")
-    with pytest.raises(ValueError, match="rtk: top_k must be in 1..2"):
+    with pytest.raises(ValueError, match="rtk: top_k must be in 0..2"):
         methods.create("rtk", top_k=3).init(KEY, T, S, None)
     with pytest.raises(ValueError, match=re.escape("rtk: ema must be in [0, 1), not 1")):
         methods.create("rtk", ema=1)

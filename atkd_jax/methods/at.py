@@ -23,12 +23,12 @@ class AT(Method):
     (szagoruyko/attention-transfer, RepDistiller).
 
     Attributes:
-      taps: the features to compare; None means every stage that both networks have.
+      taps: the features to compare; none named: every stage that both networks have.
       variant: "code", the loss above, which the published tables used, or "paper", equation 2 of
         the paper: 1/2 sum_l mean_b ||Q(F_s^l) - Q(F_t^l)||_2.
     """
 
-    taps: tuple[str, ...] | None = None
+    taps: tuple[str, ...] = ()
     variant: str = "code"
 
     def __post_init__(self):

@@ -24,10 +24,10 @@ class FSP(Method):
     30 epochs of it alone, then plain cross-entropy.
 
     Attributes:
-      taps: the features, in order; None means the stem and every stage that both networks have.
+      taps: the features, in order; none named: the stem and every stage that both have.
     """
 
-    taps: tuple[str, ...] | None = None
+    taps: tuple[str, ...] = ()
 
     def init(self, rng, t, s, data):
         pairs = self._pairs(t, s)

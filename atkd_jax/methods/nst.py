@@ -24,10 +24,10 @@ class NST(Method):
     average-pooled. Published weight: 50 (RepDistiller).
 
     Attributes:
-      taps: the features to compare; None means every stage that both networks have.
+      taps: the features to compare; none named: every stage that both networks have.
     """
 
-    taps: tuple[str, ...] | None = None
+    taps: tuple[str, ...] = ()
 
     def init(self, rng, t, s, data):
         ops.tap_pairs("nst", t, s, self.taps)

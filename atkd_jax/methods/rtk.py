@@ -50,7 +50,7 @@ class RTK(Method):
       dim: d of the attention.
       teacher_stride: take every n-th block of the teacher, from the n-th; 2 for ResNet-110.
       query_relu: a ReLU on the queries, as the paper writes; AFD's code has one on the keys only.
-      top_k: k; None means a third of the student's blocks, one stage's worth of three.
+      top_k: k; 0 means a third of the student's blocks, one stage's worth of three.
       select_on: "mean", the k largest entries of the batch's mean attention, or "per_sample", the
         mean over the batch of every example's k largest. At the start the mean attention is nearly
         uniform and that of one example is not, so the two differ.
@@ -72,7 +72,7 @@ class RTK(Method):
     dim: int = 128
     teacher_stride: int = 1
     query_relu: bool = False
-    top_k: int | None = None
+    top_k: int = 0
     select_on: str = MEAN
     ema: float = 0.0
     threshold: str = MEAN
@@ -96,9 +96,9 @@ class RTK(Method):
     def init(self, rng, t, s, data):
         blocks_t, blocks_s = self._blocks(t, s)
         n_s = len(blocks_s)
-        if self.top_k is not None and not 1 <= self.top_k <= n_s:
+        if not 0 <= self.top_k <= n_s:
             raise ValueError(
-                f"rtk: top_k must be in 1..{n_s}, the student's blocks, not {self.top_k}"
+                f"rtk: top_k must be in 0..{n_s}, the student's blocks, not {self.top_k}"
             )
         params, batch_stats = init_attention(
             Attention(self.dim, self.query_relu), rng, blocks_t, blocks_s

@@ -64,14 +64,14 @@ class SelfAttention(Method):
     no published one; choose it so that the term is about as large as the KD term after one epoch.
 
     Attributes:
-      taps: the features to compare; None means every stage that both networks have.
+      taps: the features to compare; none named: every stage that both networks have.
       heads: parts into which the channels are split; must divide those of both networks.
       scale: 10 (cosines; 5 and 20 are worth a try) or "sqrt_d"; see `attention_maps`.
       max_size: larger maps are pooled to max_size x max_size: 8 for CIFAR, 14 for ImageNet. Memory
         grows with its fourth power.
     """
 
-    taps: tuple[str, ...] | None = None
+    taps: tuple[str, ...] = ()
     heads: int = 4
     scale: float | str = 10.0
     max_size: int = 8

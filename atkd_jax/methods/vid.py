@@ -30,10 +30,10 @@ class VID(Method):
     train rho).
 
     Attributes:
-      taps: the features to compare; None means every stage that both networks have.
+      taps: the features to compare; none named: every stage that both networks have.
     """
 
-    taps: tuple[str, ...] | None = None
+    taps: tuple[str, ...] = ()
 
     def init(self, rng, t, s, data):
         pairs = ops.tap_pairs("vid", t, s, self.taps)

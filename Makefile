@@ -28,5 +28,6 @@ $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	touch $@
 
+# Of runs/ only the demo: the rest are trainings.
 clean:
-	rm -rf $(VENV) .cache runs
+	rm -rf $(VENV) .cache runs/demo

@@ -136,8 +136,8 @@ def test_an_unknown_format_is_named_on_the_command_line(digits_run):
     ("package", "name", "extra"),
     [
         ("tensorflow", "tflite_int8", "tensorflow-cpu"),
-        ("ai_edge_litert", "tflite", "atkd-jax[litert]"),
-        ("onnxruntime", "onnx", "atkd-jax[onnx]"),
+        ("ai_edge_litert", "tflite", '-e ".[litert]"'),
+        ("onnxruntime", "onnx", '-e ".[onnx]"'),
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(package, name, extra, digits_run, monkeypatch):

@@ -53,9 +53,9 @@ FORMATS: dict[str, Format] = {
 
 INSTALL = {
     "tensorflow": "tensorflow-cpu",
-    "ai_edge_litert": '"atkd-jax[litert]"',
-    "onnx": '"atkd-jax[onnx]"',
-    "onnxruntime": '"atkd-jax[onnx]"',
+    "ai_edge_litert": '-e ".[litert]"',
+    "onnx": '-e ".[onnx]"',
+    "onnxruntime": '-e ".[onnx]"',
 }
 
 

@@ -1,6 +1,6 @@
 """Size, time and memory of a network as device files, its weights as they are drawn at the start.
 
-    pip install "atkd-jax[litert,onnx]"
+    pip install -e ".[litert,onnx]"
     python -m examples.device.bench --model=mobilenetv2 --size=224 --classes=1000
 
 Neither depends on what the weights are. Accuracy does: python -m atkd_jax.export measures it.

@@ -28,6 +28,7 @@ from atkd_jax import workdir as files
 from atkd_jax.data import folder, prepared
 from atkd_jax.data import spec as specs
 from atkd_jax.data.records import TfdsRecords
+from atkd_jax.teacher import read_facts
 
 ARRAYS = ("x_train.npy", "y_train.npy", "x_test.npy", "y_test.npy")
 MIB = 2**20
@@ -103,10 +104,9 @@ def teacher(config: ConfigDict) -> str:
     """Its weights are there."""
     if not config.terms:
         return "not needed"
+    read_facts(config)
     if not config.teacher.weights:
         return f"{config.teacher.model}, trained first: no weights are given"
-    if not os.path.exists(config.teacher.weights):
-        raise ValueError(f"teacher.weights {config.teacher.weights} does not exist")
     return f"{config.teacher.model}, {config.teacher.weights}"
 
 

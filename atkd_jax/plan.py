@@ -93,7 +93,8 @@ def paper_feed(config: ConfigDict, parallel: Parallel) -> PaperFeed:
 def on_paper(config: ConfigDict) -> Program:
     """The program of a run, with a PaperFeed."""
     config = config.copy_and_resolve_references()
-    config.teacher.weights = ""  # shapes need none
+    if config.teacher.weights:  # shapes need none
+        config.teacher.update(weights="", mean=(), std=())
     parallel = make_parallel(config)
     return assemble(config, parallel, paper_feed(config, parallel))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,34 +25,56 @@ def variables_like(network: Network, spec: DataSpec) -> PyTree:
     return jax.eval_shape(network.module.init, jax.random.key(0), image)
 
 
+def read_facts(config: ConfigDict) -> dict[str, Any]:
+    """What the weights were trained with: mean, std, and what else an export says of itself.
+
+    Raises:
+      ValueError: no such file, or mean and std that the weights were not trained with.
+    """
+    path = Path(config.teacher.weights)
+    given = {key: tuple(config.teacher[key]) for key in ("mean", "std") if config.teacher[key]}
+    if not config.teacher.weights:
+        if given:
+            raise ValueError(
+                "teacher.mean and teacher.std belong to published weights; give teacher.weights or"
+                " drop them: a teacher that is trained here is normalised as its data set is"
+            )
+        return {}
+    if not path.exists():
+        raise ValueError(f"teacher.weights {path} does not exist")
+    if path.is_dir():
+        meta = checkpoint.read_export_meta(path)
+        for key, value in given.items():
+            if value != tuple(meta[key]):
+                raise ValueError(
+                    f"the teacher in {path} was trained with {key} {tuple(meta[key])}, not {value};"
+                    f" drop teacher.{key}"
+                )
+        return meta
+    if path.suffix not in PYTORCH:
+        raise ValueError(
+            f"teacher.weights {path} is neither an export/ folder nor one of {', '.join(PYTORCH)}"
+        )
+    return given
+
+
 def describe(config: ConfigDict, spec: DataSpec) -> Network:
     """The teacher without its weights.
 
     Raises:
-      ValueError: no such network, no such file, or an export of a different network.
+      ValueError: no such network, as `read_facts`, or an export of a different network.
     """
-    teacher = config.teacher
-    if not teacher.model:
+    model = config.teacher.model
+    if not model:
         raise ValueError("a method is asked for but no teacher; set config.teacher.model")
-    mean, std = tuple(teacher.mean), tuple(teacher.std)
-    if teacher.weights:
-        path = Path(teacher.weights)
-        if not path.exists():
-            raise ValueError(f"teacher.weights {path} does not exist")
-        if path.is_dir():
-            meta = checkpoint.read_export_meta(path)
-            for key, ours in (("model", teacher.model), ("num_classes", spec.num_classes)):
-                if meta[key] != ours:
-                    raise ValueError(
-                        f"the teacher in {path} has {key} {meta[key]}, this run needs {ours}"
-                    )
-            mean, std = mean or tuple(meta["mean"]), std or tuple(meta["std"])
-        elif path.suffix not in PYTORCH:
+    facts = read_facts(config)
+    for key, ours in (("model", model), ("num_classes", spec.num_classes)):
+        if facts.get(key, ours) != ours:
             raise ValueError(
-                f"teacher.weights {path} is neither an export/ folder nor one of"
-                f" {', '.join(PYTORCH)}"
+                f"the teacher in {config.teacher.weights} has {key} {facts[key]}, this run needs"
+                f" {ours}"
             )
-    return build.network(config, teacher.model, spec, mean=mean, std=std)
+    return build.network(config, model, spec, mean=facts.get("mean", ()), std=facts.get("std", ()))
 
 
 def recipe(config: ConfigDict) -> ConfigDict:

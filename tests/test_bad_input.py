@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from runs import run, small_config, write_npz
 
+from atkd_jax import data, teacher
+from atkd_jax.checkpoint import read_export_meta
 from atkd_jax.train import train_and_evaluate
 
 
@@ -47,6 +49,10 @@ MISTAKES = {
     "a teacher": ([("teacher.model", "resnet5")], "did you mean 'resnet"),
     "no teacher": ([("teacher.model", "")], "set config.teacher.model"),
     "missing weights": ([("teacher.weights", "/nowhere.pth")], "/nowhere.pth does not exist"),
+    "statistics of no weights": (
+        [("teacher.mean", (0.5, 0.5, 0.5))],
+        "belong to published weights; give teacher.weights or drop them",
+    ),
     "other weights": ([("teacher.weights", __file__)], "neither an export"),
     "a method": ([("terms", {"kdd": {"weight": 1.0}})], "did you mean 'kd'"),
     "a hyper-parameter": (
@@ -83,6 +89,17 @@ def test_a_teacher_with_other_classes_is_refused(teacher_run, tmp_path):
     with pytest.raises(ValueError, match="num_classes 3, this run needs 4"):
         train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_exported_teacher_knows_its_own_statistics(npz, teacher_run, tmp_path):
+    config = small_config(npz, "kd")
+    config.teacher.weights = str(teacher_run / "export")
+    config.teacher.std = (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match=r"was trained with std \(.*not \(0.5, 0.5, 0.5\); drop"):
+        train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    config.teacher.std = read_export_meta(teacher_run / "export")["std"]
+    assert teacher.describe(config, data.load(config.data.name).spec).std == config.teacher.std
 
 
 def test_a_teacher_that_is_not_as_good_as_expected_is_refused(npz, teacher_run, tmp_path):

@@ -27,7 +27,7 @@ def test_the_plan_compiles_without_data(mode, accumulate, monkeypatch):
     config = small_cifar(parallel=mode, batch_size=64)
     config.terms = {"kd": {"weight": 1.0}}
     config.accumulate = accumulate
-    config.teacher.weights = "not_here.pth"
+    config.teacher.update(weights="not_here.pth", mean=(0.5,) * 3, std=(0.25,) * 3)
     text = "\n".join(plan.make_plan(config))
     devices = 1 if mode == "none" else jax.device_count()
     assert f"devices: {devices} x" in text and f"batch: 64 = {devices} x {64 // devices}" in text

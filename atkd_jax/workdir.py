@@ -99,6 +99,8 @@ def check(config: ConfigDict, workdir: Path) -> None:
 def claim(workdir: Path) -> Iterator[None]:
     """Makes `workdir` and keeps other jobs out of it. Leaves no trace if nothing was written.
 
+    Where the file system knows no locks, it says so and lets the run go on.
+
     Raises:
       ValueError: it cannot be written, or another process is at work in it.
     """
@@ -120,6 +122,11 @@ def claim(workdir: Path) -> Iterator[None]:
                 f"{workdir} is in use by {path.read_text() or 'another process'}; wait for it, stop"
                 " it, or give another --workdir"
             ) from None
+        except OSError as error:  # some network disks know no locks
+            hosts.say(
+                f"{workdir} cannot be locked here ({error.strerror}): nothing keeps a second process"
+                " out of it"
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any
 
 import jax
@@ -18,6 +19,23 @@ from atkd_jax.step import Network
 from atkd_jax.types import DataSpec
 
 DTYPES = ("float32", "bfloat16")
+AT_LEAST = {
+    "batch_size": 1,
+    "accumulate": 1,
+    "epochs": 1,
+    "teacher.epochs": 0,
+    "steps_per_dispatch": 0,
+    "checkpoint.every_epochs": 1,
+    "checkpoint.every_steps": 0,
+    "checkpoint.keep": 1,
+}
+
+
+def check_ranges(config: ConfigDict) -> None:
+    """Raises ValueError if a count is too small to mean anything."""
+    for key, least in AT_LEAST.items():
+        if (value := operator.attrgetter(key)(config)) < least:
+            raise ValueError(f"{key} {value} is too small; it is {least} or more")
 
 
 def source(config: ConfigDict) -> Any:

@@ -58,11 +58,12 @@ def make_program(config: ConfigDict) -> Program:
 
 
 def make_parallel(config: ConfigDict) -> Parallel:
-    """The devices; ValueError if the batch cannot be spread over them."""
+    """The devices; ValueError if a count is too small or the batch cannot be spread over them."""
+    build.check_ranges(config)
     parallel = Parallel(config.parallel)
     parallel.check_batch(config.batch_size)
     parts = len(parallel.devices) * config.accumulate
-    if config.accumulate < 1 or config.batch_size % parts:
+    if config.batch_size % parts:
         raise ValueError(
             f"batch_size {config.batch_size} is not divisible by {len(parallel.devices)} devices"
             f" times accumulate {config.accumulate}; choose a multiple of {parts}"

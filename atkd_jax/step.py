@@ -128,7 +128,7 @@ def make_train_step(
 
     Raises:
       ValueError: a method compares the examples of a batch, which it would see only in part; or
-        `ema` is no decay.
+        needs one class per example, which are mixed; or `ema` is no decay.
     """
     if not 0 <= ema < 1:
         raise ValueError(f"ema {ema} is not in 0..1, below 1; 0.9999 is usual, 0 keeps no average")
@@ -138,6 +138,11 @@ def make_train_step(
                 f"{name} compares the examples of a batch with each other, and would see only one"
                 f" in {accumulate} of them at a time; set accumulate=1 and use more devices or a"
                 " smaller batch_size"
+            )
+        if mixing.active and term.method.needs_one_class:
+            raise ValueError(
+                f"{name} needs one class per example, not a mixture of two; set data.mix.mixup=0"
+                " and data.mix.cutmix=0"
             )
 
     def train_step(state: TrainState, teacher_variables: PyTree, batch: Batch, rng: Array):

@@ -124,8 +124,8 @@ def claim(workdir: Path) -> Iterator[None]:
             ) from None
         except OSError as error:  # some network disks know no locks
             hosts.say(
-                f"{workdir} cannot be locked here ({error.strerror}): nothing keeps a second process"
-                " out of it"
+                f"{workdir} cannot be locked here ({error.strerror}): nothing keeps a second"
+                " process out of it"
             )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -67,6 +67,13 @@ MISTAKES = {
         "stage4",
     ),
     "a large batch": ([("batch_size", 97)], "larger than the training set"),
+    "a mixture": (
+        [("terms", {"dkd": {"weight": 1.0}}), ("data.mix.mixup", 0.2)],
+        "dkd needs one class per example, not a mixture of two; set data.mix.mixup=0",
+    ),
+    "no batch": ([("batch_size", 0)], "batch_size 0 is too small; it is 1 or more"),
+    "no epochs": ([("epochs", 0)], "epochs 0 is too small"),
+    "no saving": ([("checkpoint.every_epochs", 0)], "checkpoint.every_epochs 0 is too small"),
     "a schedule": ([("schedule.name", "cosin")], "did you mean 'cosine'"),
     "an optimiser": ([("optimizer.name", "sgdd")], "did you mean 'sgd'"),
     "a dtype": ([("dtype", "float8")], "choose one of float32, bfloat16"),

@@ -41,9 +41,12 @@ class Method:
     Attributes:
       couples_examples: the loss mixes rows of the batch, so that on several devices it has to see
         the gathered global batch to stay the same loss.
+      needs_one_class: the loss takes labels as class numbers only, not the mixtures of two classes
+        that mixup and CutMix make.
     """
 
     couples_examples: ClassVar[bool] = False
+    needs_one_class: ClassVar[bool] = False
 
     def init(self, rng: Array, t: ModelOut, s: ModelOut, data: DataSpec) -> Extras:
         """Checks that the loss fits the two networks and makes its parameters and state.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,8 @@ class DKD(Method):
       beta: weight of the non-target-class part (NCKD).
       temperature: T.
     """
+
+    needs_one_class: ClassVar[bool] = True
 
     alpha: float = 1.0
     beta: float = 8.0

@@ -75,14 +75,28 @@ class Checkpoints:
         """Step of the newest whole checkpoint; None if there is none."""
         return self.manager.latest_step()
 
+    def diverged(self, what: str) -> FloatingPointError:
+        """The error for a run whose numbers are not finite any more."""
+        kept = self.latest()
+        return FloatingPointError(
+            f"{what};"
+            + (f" the checkpoint of step {kept} is kept;" if kept is not None else "")
+            + " lower optimizer.lr or the term's weight"
+        )
+
     def save(self, step: int, tree: PyTree, meta: dict[str, Any]) -> None:
         """Starts writing; returns before it is done. A step that is there already is kept.
 
         Raises:
+          FloatingPointError: a number of the tree is not finite, with which no run could go on.
           OSError: this one, or the one before, cannot be written.
         """
         if step == self.latest():
             return
+        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
+            if not np.all(np.isfinite(leaf)):
+                where = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise self.diverged(f"the state after step {step} is not finite (in: {where})")
         meta = {"meta": meta, "crc32": crc32(tree, meta)}
         args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
         with _writing(self.directory):  # its own start, and the end of the one before

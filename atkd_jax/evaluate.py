@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -27,6 +28,8 @@ def make_evaluate(
 
     Raises:
       RuntimeError: later, if the examples counted are not the test set's.
+      FloatingPointError: later, if the loss is not finite; of logits that are NaN, nothing else
+        would tell.
     """
     step, axis = make_eval_step(network), parallel.axis
     devices = len(parallel.devices)
@@ -48,6 +51,12 @@ def make_evaluate(
             raise RuntimeError(
                 f"evaluated {sums['count']:.0f} examples, but {feed.spec.name} has"
                 f" {feed.spec.num_test}: the test data are incomplete"
+            )
+        if not math.isfinite(sums["loss"]):
+            raise FloatingPointError(
+                f"the loss is not finite on the test set of {feed.spec.name}; what was saved before"
+                " is good; lower optimizer.lr or the term's weight, or if it is the teacher's, give"
+                " other teacher.weights"
             )
         count = sums["count"]
         return {

@@ -38,7 +38,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
       ValueError: the configuration, the data, the teacher or the workdir does not fit; nothing has
         been written.
-      FloatingPointError: a loss is not finite; the last good checkpoint stays.
+      FloatingPointError: a loss or the state is not finite; the last good checkpoint stays.
       OSError: a file cannot be written; the last good checkpoint stays.
       Interrupted: SIGTERM or SIGINT came to one of the hosts; everything is saved.
     """
@@ -209,9 +209,6 @@ def check_finite(last: dict[str, np.ndarray], checkpoints: Checkpoints) -> None:
     if np.isfinite(last["loss"]):
         return
     bad = [key for key, value in last.items() if not np.all(np.isfinite(value)) and key != "loss"]
-    kept = checkpoints.latest()
-    raise FloatingPointError(
-        f"the loss is not finite at step {int(last['step'])} (in: {', '.join(bad) or 'loss'});"
-        + (f" the checkpoint of step {kept} is kept;" if kept is not None else "")
-        + " lower optimizer.lr or the term's weight"
+    raise checkpoints.diverged(
+        f"the loss is not finite at step {int(last['step'])} (in: {', '.join(bad) or 'loss'})"
     )

@@ -1,17 +1,23 @@
 """Every mistake costs one clear line and leaves the workdir as it was."""
 
+import contextlib
 import errno
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import run, small_config, write_npz
+from runs import CLASSES, run, small_config, write_npz
 
 from atkd_jax import data, teacher
 from atkd_jax import workdir as workdirs
-from atkd_jax.checkpoint import read_export_meta
+from atkd_jax.checkpoint import Checkpoints, read_export_meta
+from atkd_jax.evaluate import make_evaluate
+from atkd_jax.feed import MemoryFeed
+from atkd_jax.parallel import Parallel
 from atkd_jax.train import train_and_evaluate
+from atkd_jax.types import ModelOut
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +172,28 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(npz, t
     with pytest.raises(FloatingPointError, match=r"not finite at step \d+ \(in: ce"):
         train_and_evaluate(config, train)
     assert not (train / "summary.json").exists()
+
+
+def test_a_network_that_says_no_numbers_has_no_result(npz):
+    parallel, source = Parallel("none"), data.load(f"npz:{npz}")
+
+    class Constant:
+        def apply(self, logits, image):
+            return ModelOut(jnp.broadcast_to(logits, (len(image), CLASSES)), {})
+
+    feed = MemoryFeed(source, parallel, 16, seed=0)
+    evaluate = make_evaluate(Constant(), feed, parallel)
+    assert evaluate(np.zeros((1, CLASSES), "f4"))["loss"] == pytest.approx(np.log(CLASSES))
+    with pytest.raises(FloatingPointError, match="the loss is not finite on the test set of npz:"):
+        evaluate(np.full((1, CLASSES), np.nan, "f4"))
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(1, {"n": np.int32(3), "w": np.ones(2)}, {})
+        with pytest.raises(FloatingPointError, match=r"after step 2 is not finite \(in: w\)"):
+            checkpoints.save(2, {"n": np.int32(3), "w": np.array([1.0, np.nan])}, {})
+        assert checkpoints.latest() == 1
 
 
 @pytest.mark.parametrize(

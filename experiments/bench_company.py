@@ -28,7 +28,7 @@ from atkd_jax.feed import MemoryFeed
 from atkd_jax.main import cache_compilations
 from atkd_jax.parallel import Parallel
 from atkd_jax.program import assemble
-from atkd_jax.step import AUGMENT, Axis, make_train_step
+from atkd_jax.step import AUGMENT
 from atkd_jax.types import Batch, PyTree, TrainState
 from configs import cifar10
 from experiments.company import Company, Once, make_company_step
@@ -63,15 +63,7 @@ def main() -> None:
     batch = Batch(image[:64], split.label[:64], np.arange(64, dtype=np.int32))
     rest = (weights, batch, jax.random.key(0))
 
-    def train_step(teacher):
-        return make_train_step(
-            programs[0].student,
-            teacher,
-            build.objective(config, feed.steps_per_epoch),
-            build.optimizer(config, feed.steps_per_epoch),
-            build.augment(config),
-        )
-
+    train_step = programs[0].step_for
     states = [program.fresh() for program in programs]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
     # The step is the same number for all, so images and teacher are not computed K times.
@@ -96,11 +88,7 @@ def main() -> None:
 
     ways = {
         "alone": (train_step(master), states[0], 1),
-        "in a row": (
-            make_company_step(configs, programs, Axis()),
-            Company(tuple(states)),
-            args.students,
-        ),
+        "in a row": (make_company_step(programs), Company(tuple(states)), args.students),
         "vmap": (over_vmap, stacked, args.students),
         "lax.map": (over_map, stacked, args.students),
     }

@@ -5,6 +5,7 @@ Pure functions: rows and results in, numbers out. A cell without results has n =
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -100,6 +101,8 @@ def value_of(row: Row, line: Line) -> float | None:
     """A result in the row's metric; None if that was not measured."""
     if row.metric == "unseen":
         return line.get("unseen")
+    if row.metric == "teacher":
+        return line["teacher"]["top1"]
     if row.metric != "top1":
         return 100 * line["areas"][row.metric]
     return line["best" if row.epoch == "best" else "last"]["top1"]
@@ -130,8 +133,9 @@ def known_hashes(results: Mapping[str, Line]) -> set[str]:
         for row in table.rows:
             for protocol in runs.PROTOCOLS:
                 for seed in seeds_of(row, results):
-                    run = runs.resolve(row.config, row.role, protocol, seed)
-                    known |= {run.hash} | ({run.teacher.hash} if run.teacher else set())
+                    with contextlib.suppress(ValueError):  # fill_table names such a row
+                        run = runs.resolve(row.config, row.role, protocol, seed)
+                        known |= {run.hash} | ({run.teacher.hash} if run.teacher else set())
     return known
 
 
@@ -168,25 +172,38 @@ def same_runs(table: Table) -> bool:
     return len(names) == 1
 
 
-def against_kd(cell: Cell, cells: Sequence[Cell]) -> Paired | None:
-    """Paired difference to KD on the same data, pair and metric."""
+def against_kd(cell: Cell, results: Mapping[str, Line]) -> Paired | None:
+    """Paired difference to KD on the same data, with the same networks, in the same metric."""
     row = cell.row
     if row.method in ("kd", "teacher"):
         return None
-    for other in cells:
-        it = other.row
-        same = (it.dataset, it.pair, it.metric) == (row.dataset, row.pair, row.metric)
-        if it.method == "kd" and same:
-            return paired(cell.values, other.values)
-    return None
+    kd = dataclasses.replace(row, config=row.config.replace(f"method={row.method}", "method=kd"))
+    try:
+        return paired(cell.values, fill(kd, cell.protocol, results).values)
+    except ValueError:
+        return None
+
+
+def comparable(cells: Sequence[Cell]) -> dict[tuple[str, str, str], list[Cell]]:
+    """Students by what makes their numbers comparable: (data, pair, metric)."""
+    found: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in cells:
+        if cell.row.method != "teacher":
+            key = (cell.row.dataset, cell.row.pair, cell.row.metric)
+            found.setdefault(key, []).append(cell)
+    return found
 
 
 def rank_agreement(cells: Sequence[Cell]) -> tuple[float, int] | None:
-    """Spearman's rank correlation of measured and published numbers, and of how many cells.
+    """Spearman's rank correlation of measured and published numbers of students, and of how many.
 
-    None for fewer than four cells that have both.
+    None for fewer than four that have both. Meant for cells that are comparable.
     """
-    both = [(c.mean, c.row.published) for c in cells if c.difference is not None]
+    both = [
+        (c.mean, c.row.published)
+        for c in cells
+        if c.difference is not None and c.row.method != "teacher"
+    ]
     if len(both) < 4:
         return None
     return float(stats.spearmanr(*zip(*both, strict=True)).statistic), len(both)

@@ -17,6 +17,7 @@ the numbers). So the runner uses neither; on an accelerator nobody has measured 
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -38,7 +39,7 @@ from atkd_jax.logs import Log
 from atkd_jax.models.size import count_params
 from atkd_jax.program import Program, assemble, make_parallel
 from atkd_jax.signals import Interrupted, stop_signal
-from atkd_jax.step import Axis, Network, make_train_step, student_variables
+from atkd_jax.step import Network, student_variables
 from atkd_jax.train import IN_FLIGHT, describe, export_meta, train_and_evaluate
 from atkd_jax.types import Array, Batch, PyTree, TrainState
 from experiments import runs
@@ -67,31 +68,17 @@ class Once:
         return self.answer
 
 
-def make_company_step(
-    configs: Sequence[ConfigDict], programs: Sequence[Program], axis: Axis
-) -> Callable:
+def make_company_step(programs: Sequence[Program]) -> Callable:
     """Builds `step(company, teacher_variables, batch, rng) -> (company, metrics)` for one device.
 
     Metrics are those of `make_train_step`, for student i under "i/", and the mean loss.
     """
-    feed, bn_axis = programs[0].feed, programs[0].parallel.axis_name
 
     def company_step(company: Company, teacher_variables: PyTree, batch: Batch, rng: Array):
         master = Once(programs[0].teacher) if programs[0].teacher else None
         members, metrics = [], {}
-        for i, (config, program, state) in enumerate(
-            zip(configs, programs, company.members, strict=True)
-        ):
-            step = make_train_step(
-                program.student,
-                master,
-                build.objective(config, feed.steps_per_epoch, bn_axis),
-                build.optimizer(config, feed.steps_per_epoch),
-                build.augment(config),
-                axis,
-                ema=config.ema,
-            )
-            state, own = step(state, teacher_variables, batch, rng)
+        for i, (program, state) in enumerate(zip(programs, company.members, strict=True)):
+            state, own = program.step_for(master)(state, teacher_variables, batch, rng)
             members.append(state)
             metrics |= {f"{i}/{key}": value for key, value in own.items()}
         metrics["loss"] = sum(metrics[f"{i}/loss"] for i in range(len(members))) / len(members)
@@ -117,11 +104,11 @@ def check_members(configs: Sequence[ConfigDict]) -> None:
 
 def train_company(
     configs: Sequence[ConfigDict], workdirs: Sequence[Path], data_seed: int | None = None
-) -> Path:
-    """Trains students together, or goes on with them. Returns the folder of their checkpoints.
+) -> None:
+    """Trains students together, or goes on with the same students where they were stopped.
 
-    Leaves in every workdir what `train_and_evaluate` leaves there, but for attention.png. Seconds
-    are the company's, divided among the students.
+    Leaves in every workdir what `train_and_evaluate` leaves there, but for attention.png, and
+    their number in summary.json. Seconds are the company's, divided among the students.
 
     Args:
       data_seed: of the images' order and augmentation; the first student's unless given.
@@ -159,7 +146,7 @@ def train_company(
     sums, histories, began = meta["sums"], meta["histories"], time.monotonic() - meta["seconds"]
 
     steps = programs[0].steps_per_dispatch
-    company_step = make_company_step(configs, programs, parallel.axis)
+    company_step = make_company_step(programs)
     dispatch = parallel.spmd(make_dispatch(company_step, feed.fetch), spread=(3,), donate=(0,))
     evaluate = make_evaluate(programs[0].student, feed, parallel)
     per_epoch, seed = feed.steps_per_epoch, np.int32(data_seed)
@@ -224,6 +211,7 @@ def train_company(
             "class_names": spec.class_names,
             "last": rows[-1],
             "best": max(rows, key=lambda row: row["top1"]),
+            "company": size,
             "seconds": seconds,
             "images_per_second": config.epochs * per_epoch * config.batch_size / seconds,
             "hardware": files.hardware(),
@@ -231,7 +219,7 @@ def train_company(
             "config": config.to_dict(),
         }
         files.write_json(workdir / "summary.json", result)
-    return own
+    shutil.rmtree(own)
 
 
 def of_member(sums: dict[str, np.ndarray], i: int) -> dict[str, np.ndarray]:

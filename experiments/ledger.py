@@ -17,7 +17,12 @@ from experiments import runs
 RESULTS = Path(__file__).parent / "results"
 Line = dict[str, Any]
 # Without these a line is no result.
-NEEDED = ("hash", "config", "role", "protocol", "seed", "resolved", "last", "best", "seconds")
+NEEDED = (
+    "hash", "config", "role", "protocol", "seed", "resolved", "last", "best", "areas", "seconds",
+    "images_per_second", "company", "hardware", "teacher", "student", "history", "roc", "matrix",
+    "class_names",
+)  # fmt: skip
+NUMBERS = ("last", "best", "areas", "unseen")  # what results of one run have to agree in
 
 
 def append(path: Path, line: Line) -> None:
@@ -33,36 +38,46 @@ def append(path: Path, line: Line) -> None:
         os.fsync(file.fileno())
 
 
+def lines(folder: Path = RESULTS) -> tuple[dict[str, list[tuple[str, Line]]], list[str]]:
+    """{hash: [(FILE:NUMBER, line), ...]} of all whole lines, and what is wrong with the others."""
+    found: dict[str, list[tuple[str, Line]]] = {}
+    problems = []
+    for path in sorted(folder.glob("*.jsonl")):
+        for number, text in enumerate(path.read_bytes().splitlines(), 1):
+            where = f"{path.name}:{number}"
+            try:
+                line = json.loads(text)
+                check(line)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                problems.append(f"{where} is left out: {describe(error)}")
+                continue
+            found.setdefault(line["hash"], []).append((where, line))
+    return found, problems
+
+
 def read(folder: Path = RESULTS) -> tuple[dict[str, Line], list[str]]:
     """All results by hash, and what is wrong with the files, in words.
 
     Of lines that repeat a result one is kept; results of one hash that disagree are all left out.
     """
-    found: dict[str, list[tuple[str, Line]]] = {}
-    problems = []
-    for path in sorted(folder.glob("*.jsonl")):
-        for number, text in enumerate(path.read_text().splitlines(), 1):
-            where = f"{path.name}:{number}"
-            try:
-                line = json.loads(text)
-                check(line)
-            except ValueError as error:
-                problems.append(f"{where} is left out: {error}")
-                continue
-            found.setdefault(line["hash"], []).append((where, line))
+    found, problems = lines(folder)
     results = {}
-    for name, lines in found.items():
-        values = [(line["last"]["top1"], line["best"]["top1"]) for _, line in lines]
-        if len(set(values)) > 1:
-            told = ", ".join(f"{w} {v[0]:.2f}" for (w, _), v in zip(lines, values, strict=True))
-            about = lines[0][1]
-            problems.append(
-                f"{about['config']} seed {about['seed']} ({about['protocol']}, {name}) is left"
-                f" out: its results disagree ({told})"
-            )
+    for name, same in found.items():
+        first = same[0][1]
+        if all(line.get(key) == first.get(key) for _, line in same for key in NUMBERS):
+            results[name] = first
         else:
-            results[name] = lines[0][1]
+            told = ", ".join(f"{where} {line['last']['top1']:.2f}" for where, line in same)
+            problems.append(
+                f"{first['config']} seed {first['seed']} ({first['protocol']}, {name}) is left"
+                f" out: its results disagree ({told}); delete what is wrong"
+            )
     return results, problems
+
+
+def describe(error: Exception) -> str:
+    """In words; a KeyError says only its key."""
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def check(line: Any) -> None:
@@ -71,14 +86,32 @@ def check(line: Any) -> None:
         raise ValueError("it is not a JSON object")
     if missing := [key for key in NEEDED if key not in line]:
         raise ValueError(f"it has no {', '.join(missing)}")
+    for key in ("last", "best"):
+        if not isinstance(line[key].get("top1"), float | int):
+            raise ValueError(f"its {key} has no top1")
     epochs = line["resolved"]["epochs"]
-    if any(len(values) != epochs for values in line.get("history", {}).values()):
+    if any(len(values) != epochs for values in line["history"].values()):
         raise ValueError(f"its history is not one of {epochs} epochs")
     if (name := runs.name_of(line["resolved"])) != line["hash"]:
         raise ValueError(
             f"its hash is {line['hash']}, its configuration's is {name}; the line was edited, or a"
             " default in configs/common.py"
         )
+
+
+def taught_differently(results: dict[str, Line]) -> list[str]:
+    """Names trained teachers of which results have seen more than one version."""
+    seen: dict[str, set[str]] = {}
+    for line in results.values():
+        weights = line["resolved"]["teacher"]["weights"]
+        if line["teacher"] and weights.startswith("run:"):
+            seen.setdefault(weights, set()).add(line["teacher"]["hash"])
+    return [
+        f"the teacher {weights} was trained {len(hashes)} times with different results"
+        f" ({', '.join(sorted(hashes))}); its students differ in that, too"
+        for weights, hashes in seen.items()
+        if len(hashes) > 1
+    ]
 
 
 def strangers(results: dict[str, Line], known: Iterable[str]) -> list[str]:

@@ -81,16 +81,23 @@ pkt     67.13          66.52        73.01    74.10           74.69           73.
 nst     58.16          64.96        71.28    74.12           74.68           74.89
 crd     69.73          69.11        74.30    75.11           75.65           76.05
 """
-# github megvii-research/mdistiller README and dvlab-research/ReviewKD README: the best epoch.
-LATER = """
-         r56_r20 r110_r32 r32x4_r8x4 wrn_40_2_wrn_16_2 wrn_40_2_wrn_40_1 vgg13_vgg8 r50_mv2_half
-dkd      71.97   74.11    76.32      76.23             74.81             74.68      70.35
-reviewkd 71.89   73.89    75.63      76.12             75.09             -          69.89
-"""
+# The best epoch: DKD from github megvii-research/mdistiller README, ReviewKD from github
+# DevPranjal/reproduction-review-kd README, for ResNet-50 from mdistiller issue 39.
+LATER = {
+    "dkd": """
+    r56_r20 r110_r32 r32x4_r8x4 wrn_40_2_wrn_16_2 wrn_40_2_wrn_40_1 vgg13_vgg8 r50_mv2_half
+dkd 71.97   74.11    76.32      76.23             74.81             74.68      70.35
+""",
+    "reviewkd": """
+         r56_r20 r110_r32 r32x4_r8x4 wrn_40_2_wrn_16_2 wrn_40_2_wrn_40_1 r50_mv2_half
+reviewkd 71.89   73.89    75.63      76.12             75.09             69.89
+""",
+}
 
 # ImageNet top-1, each with its own source.
 DIST = "github hunto/DIST_KD README"
 MD = "github megvii-research/mdistiller README"
+DP = "github DevPranjal/reproduction-review-kd README (ResNet-50: mdistiller issue 39)"
 RV = "github dvlab-research/ReviewKD README"
 TD = "github yoshitomo-matsubara/torchdistill configs/official/ilsvrc2012"
 OFD = "github clovaai/overhaul-distillation README"

@@ -3,7 +3,7 @@
 `hard` treats the prediction as certain: 1 for the class that is answered, 0 for the others. The
 "average ROC" of RTK's Table 3 (Yang et al. 2022, arXiv 2206.12788) is this: with equally many
 examples of every class it is (accuracy + 1 - (1 - accuracy) / (K - 1)) / 2, and the printed values
-fit that to 0.005. Areas of probabilities are much closer to 1.
+fit that to 0.0055. Areas of probabilities are much closer to 1.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def resolve(text: str, role: str = "student", protocol: str = "paper", seed: int
         config.teacher = type(config.teacher)(read_defaults().teacher)
     elif config.teacher.model in PUBLISHED:
         config.teacher.weights, config.teacher.expect_top1 = PUBLISHED[config.teacher.model]
-    else:
+    elif not config.teacher.weights:  # ImageNet's configuration names published ones
         master = resolve(text, "teacher", protocol)
         config.teacher.weights = f"run:{master.hash}"
     return Run(text, role, protocol, seed, config, master, name_of(config.to_dict()))

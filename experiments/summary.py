@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from atkd_jax import models
-from atkd_jax.data import tfds_name
 from atkd_jax.data.spec import IMAGENET_SIZES, KNOWN
 from atkd_jax.models.size import count_macs
 from experiments import runs
 from experiments.cells import Cell
 from experiments.document import Block, Grid, Heading, Items, Text
 from experiments.ledger import Line
+from experiments.measure import prepared
 
 HOURS = "hours a seed, estimated"
 Filled = Mapping[str, Mapping[str, Sequence[Cell]]]  # table -> protocol -> cells
@@ -47,9 +45,10 @@ def not_run(filled: Filled, results: Mapping[str, Line]) -> Grid:
         if any(cell.n for cell in cells):
             continue
         row = next((c.row for c in cells if c.row.method in ("kd", "rtk", "dkd")), cells[0].row)
-        data = sorted({cell.row.dataset for cell in cells})
-        absent = [name for name in data if not prepared(name)]
+        texts = {cell.row.dataset: cell.row.config for cell in cells}
+        absent = []
         try:
+            absent = [n for n, t in sorted(texts.items()) if not prepared(runs.read(t).data.name)]
             work, images = work_of(runs.resolve(row.config).config, row.dataset)
             hours = f"{work * images / speed / 3600:,.0f}" if speed else ""
         except ValueError as error:
@@ -67,15 +66,6 @@ def best_speed(results: Mapping[str, Line]) -> float:
         if line["teacher"]
     ]
     return max(speeds, default=0.0)
-
-
-def prepared(dataset: str) -> bool:
-    """Whether TFDS has the data set on this machine."""
-    if dataset == "digits":
-        return True
-    name = {"imagenet": "imagenet2012"}.get(dataset, dataset)
-    folder = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
-    return (Path(folder) / tfds_name(name)).exists()
 
 
 def machine(line: Line) -> str:
@@ -102,17 +92,16 @@ def summary(filled: Filled, results: Mapping[str, Line], problems: Sequence[str]
         )
     blocks.append(Items([f"**{v}**: {'; '.join(told)}" for v, told in by_verdict.items()]))
     teachers = {
-        (line["teacher"]["model"], line["teacher"]["hash"]): line["teacher"]["top1"]
+        (line["resolved"]["teacher"]["weights"], line["teacher"]["hash"]): line
         for line in results.values()
-        if line["teacher"] and line["resolved"]["teacher"]["weights"].endswith(".th")
+        if line["teacher"] and line["resolved"]["teacher"]["expect_top1"]
     }
-    published = {model: top1 for model, (_, top1) in runs.PUBLISHED.items()}
     blocks.append(
         Items(
             [
-                f"published teacher {model}, SHA-256 {digest}…: {top1:.2f} here,"
-                f" {published[model]:.2f} published"
-                for (model, digest), top1 in teachers.items()
+                f"published teacher {name}, SHA-256 {digest}…: {line['teacher']['top1']:.2f} here,"
+                f" {line['resolved']['teacher']['expect_top1']:.2f} published"
+                for (name, digest), line in teachers.items()
             ]
         )
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from atkd_jax import doctor
+from atkd_jax import doctor, plan
+from atkd_jax.data import prepared
 from tests.runs import small_config, write_npz
 
 
@@ -38,18 +39,17 @@ def test_without_a_configuration_the_machine_is_looked_at(capsys):
     assert list(lines(capsys)) == ["versions", "devices", "hosts"]
 
 
-def test_everything_wrong_is_named_in_one_go(healthy, tmp_path, capsys, monkeypatch):
+def test_everything_wrong_is_named_in_one_go(healthy, tmp_path, capsys):
     config, _ = healthy
     config.terms = {"kd": {"weight": 1.0}}
     config.teacher.weights = "none.pth"
     (tmp_path / "file").write_text("")
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     Path(config.data.name.removeprefix("npz:")).rename(tmp_path / "elsewhere.npz")
     assert not doctor.examine(config, tmp_path / "file" / "run")
     found = lines(capsys)
     wrong = [name for name, line in found.items() if line.startswith("WRONG ")]
-    assert wrong == ["data", "teacher", "workdir", "space"]
+    assert wrong == ["data", "teacher", "workdir"]
+    assert "space" not in found  # what a run needs is not known without its data
     assert "no /" in found["data"] and "none.pth does not exist" in found["teacher"]
     assert "cannot be written: Not a directory" in found["workdir"]
 
@@ -91,6 +91,16 @@ def test_a_set_that_is_not_prepared_comes_with_the_command(healthy, tmp_path):
     config.data.name, config.data.data_dir = "cifar10", str(tmp_path)
     with pytest.raises(ValueError, match="run: python -m atkd_jax.data.prepare cifar10"):
         doctor.data_set(config)
+
+
+def test_neither_doctor_nor_dry_run_downloads(healthy, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(prepared, "download", None)
+    config, workdir = healthy
+    config.data.name, config.data.data_dir = "tfds:beans", str(tmp_path)
+    assert not doctor.examine(config, workdir)
+    assert "run: python -m atkd_jax.data.prepare beans" in lines(capsys)["data"]
+    with pytest.raises(ValueError, match="beans is not prepared in .* run: python"):
+        plan.make_plan(config)
 
 
 def test_a_bucket_is_no_workdir():

@@ -1,110 +1,26 @@
-"""Result lines are trusted only when they are whole; what they say is counted right."""
+"""What result lines say is counted right and told in full."""
 
 import base64
-import json
 import re
 
 import numpy as np
 import pytest
+from result_lines import AT, KD, line, write
 
-from experiments import ledger, report, roc, runs
+from experiments import cells, report, roc
 from experiments.cells import (
     Cell,
+    Paired,
+    against_kd,
     fill,
     fill_table,
-    known_hashes,
     paired,
     protocol_agreement,
     rank_agreement,
     seed_agreement,
 )
 from experiments.document import Grid, Heading, Picture, to_html, to_markdown
-from experiments.measure import CURVES
 from experiments.tables import TABLES, Row, Table
-
-KD, AT = "digits:method=kd", "digits:method=at"
-
-
-def line(text, seed, top1, role="student", protocol="quick", **more):
-    run = runs.resolve(text, role, protocol, seed)
-    teacher = {"model": "resnet20", "macs": 3, "top1": 99.0, "hash": "abc"}
-    return {
-        "hash": run.hash, "config": text, "role": role, "protocol": protocol, "seed": seed,
-        "resolved": json.loads(json.dumps(run.config.to_dict())), "seconds": 10.0, "company": 1,
-        "last": {"top1": top1}, "best": {"top1": top1 + 1}, "teacher": teacher,
-        "areas": {"hard": 0.9, "macro": 0.99, "micro": 0.98}, "images_per_second": 5.0,
-        "student": {"macs": 1, "params": 78042},
-        "hardware": {"device": "cpu", "devices": 1, "cpus": 2},
-        "history": {key: [top1] * run.config.epochs for key in CURVES},
-        "roc": {}, "matrix": [], "class_names": [],
-    } | more  # fmt: skip
-
-
-def write(folder, *lines):
-    for one in lines:
-        ledger.append(folder / "digits.jsonl", one)
-    return ledger.read(folder)
-
-
-def test_a_line_that_a_killed_process_tore_is_named_and_the_next_one_is_whole(tmp_path):
-    write(tmp_path, line(KD, 0, 90.0))
-    path = tmp_path / "digits.jsonl"
-    path.write_text(path.read_text() + '{"hash": "123", "conf')
-    results, problems = write(tmp_path, line(KD, 1, 91.0))
-    assert sorted(one["seed"] for one in results.values()) == [0, 1]
-    assert len(problems) == 1 and problems[0].startswith("digits.jsonl:2 is left out")
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [("[1]", "not a JSON object"), ("{}", "has no hash"), ("not json", "is left out")],
-)
-def test_what_is_no_result_is_named(tmp_path, text, message):
-    (tmp_path / "a.jsonl").write_text(text + "\n")
-    results, problems = ledger.read(tmp_path)
-    assert results == {} and message in problems[0]
-
-
-def test_a_line_without_all_epochs_is_named(tmp_path):
-    short = line(KD, 0, 90.0)
-    short["history"]["test/top1"].pop()
-    write(tmp_path, short, line(KD, 1, 91.0))
-    results, problems = ledger.read(tmp_path)
-    assert [one["seed"] for one in results.values()] == [1]
-    assert problems == ["digits.jsonl:1 is left out: its history is not one of 12 epochs"]
-
-
-def test_an_edited_line_is_named(tmp_path):
-    edited = line(KD, 0, 90.0)
-    edited["resolved"]["optimizer"]["lr"] = 0.7
-    results, problems = write(tmp_path, edited)
-    assert results == {} and "was edited, or a default" in problems[0]
-
-
-def test_results_of_one_run_that_disagree_are_named_and_not_averaged(tmp_path):
-    results, problems = write(
-        tmp_path, line(KD, 0, 90.0), line(KD, 0, 95.0), line(KD, 1, 91.0), line(KD, 1, 91.0)
-    )
-    assert len(problems) == 1
-    assert "disagree (digits.jsonl:1 90.00, digits.jsonl:2 95.00)" in problems[0]
-    cell = fill(Row(KD), "quick", results)
-    assert dict(cell.values) == {1: 91.0}
-
-
-def test_results_that_no_row_asks_for_are_named(tmp_path):
-    gone = line(KD, 0, 90.0) | {"config": "digits:method=kdd"}
-    changed = line(AT, 0, 90.0)
-    changed["resolved"]["optimizer"]["lr"] = 0.7
-    changed["hash"] = runs.name_of(changed["resolved"])
-    unasked = line("digits:method=fsp", 0, 90.0)
-    results, problems = write(tmp_path, gone, changed, unasked, line("digits:method=sp", 0, 90.0))
-    assert problems == []
-    known = known_hashes(results) - {gone["hash"]}
-    told = {text.split(" ")[0]: text for text in ledger.strangers(results, known)}
-    assert set(told) == {"digits:method=kdd", AT, "digits:method=fsp"}
-    assert "no longer exists" in told["digits:method=kdd"]
-    assert "optimizer.lr was 0.7, is 0.1" in told[AT]
-    assert "no row asks" in told["digits:method=fsp"]
 
 
 def test_a_row_whose_configuration_does_not_exist_is_named():
@@ -149,6 +65,26 @@ def test_the_best_epoch_is_reported_where_the_paper_reports_it():
     assert fill(Row(KD, metric="unseen"), "quick", results).n == 0
     seen = {one["hash"]: one for one in [line(KD, 0, 90.0, unseen=70.0)]}
     assert fill(Row(KD, metric="unseen"), "quick", seen).mean == 70.0
+
+
+def test_methods_are_ranked_where_their_numbers_are_comparable():
+    """Each data set in the reverse of the published order: not saved by the gap between them."""
+    cells = [
+        Cell(Row(f"{data}:method={m}", published=base + i), "paper", {0: base - i}, 1.0, {})
+        for data, base in (("cifar10", 90.0), ("cifar100", 70.0))
+        for i, m in enumerate(("kd", "at", "sp", "cc"))
+    ]
+    told = report.trust("paper", {"paper": cells})
+    assert len(told) == 2 and all("is -1.00 over 4 students" in text for text in told)
+
+
+def test_the_difference_to_kd_is_found_in_other_tables():
+    results = {line(text, s, top1)["hash"]: line(text, s, top1)
+               for text, top1 in ((KD, 90.0), (AT, 91.5)) for s in (0, 1)}  # fmt: skip
+    cell = fill(Row(AT), "quick", results)
+    assert against_kd(cell, results) == Paired(1.5, 0.0, 2)
+    assert against_kd(fill(Row(KD), "quick", results), results) is None
+    assert against_kd(cell, {}) is None
 
 
 def test_rank_agreement_is_spearmans():
@@ -218,16 +154,19 @@ def test_the_report_says_what_was_not_run_and_draws_what_was(tmp_path, monkeypat
     write(tmp_path / "results", *runs_done)
     with (tmp_path / "results" / "digits.jsonl").open("a") as file:
         file.write("broken\n")
-    monkeypatch.setattr(report, "HERE", tmp_path)
-    monkeypatch.setattr(report, "TABLES", {n: TABLES[n] for n in ("digits", "rtk_table1")})
+    gone = Table("Gone", (Row("digits:method=kdd"),))
+    tables = {"digits": TABLES["digits"], "rtk_table1": TABLES["rtk_table1"], "gone": gone}
+    monkeypatch.setattr(report, "TABLES", tables)
+    monkeypatch.setattr(cells, "TABLES", tables)
     monkeypatch.setattr("sys.argv", ["report", f"--results={tmp_path / 'results'}",
-                                     f"--workdir={tmp_path}"])  # fmt: skip
+                                     f"--workdir={tmp_path}", f"--out={tmp_path}"])  # fmt: skip
     report.main()
     text = (tmp_path / "REPORT.md").read_text()
     assert "| kd | 98.50 ± 0.71 (2) |  | 78,042 | 20 | `digits:method=kd` |" in text
     assert "| at | 97.50 ± 0.71 (2) | -1.00 ± 0.00 | 78,042 | 20 | `digits:method=at` |" in text
     assert "| rtk | cifar10 | 93.40 | not run | `cifar10:method=rtk,pair=r56_r20` |" in text
     assert "digits.jsonl:5 is left out" in text
+    assert "gone: kdd of digits: digits:method=kdd: unknown method 'kdd'" in text
     assert text.index("| kd | 98.50") < text.index("| rtk | cifar10") < text.index("![")
     assert (tmp_path / "figures" / "digits-digits-quick-curves.svg").stat().st_size > 1000
     assert "data:image/svg+xml;base64," in (tmp_path / "report.html").read_text()

@@ -1,92 +1,15 @@
-"""A run has a name, survives being stopped, and a student in company is the student alone."""
+"""A run has a name, is done once, and survives being stopped."""
 
-import contextlib
-import functools
-import json
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
+import time
 
-import jax
-import numpy as np
 import pytest
-from runs import small_config, write_npz
 
-from atkd_jax import build, data, teacher
-from atkd_jax.checkpoint import load_export
-from atkd_jax.signals import Interrupted
-from atkd_jax.train import train_and_evaluate
-from experiments import company, ledger, run, runs
-from experiments.company import check_members, train_company
+from atkd_jax.signals import StopSignal, stop_signal
+from experiments import ledger, run, runs, worker
 from experiments.tables import TABLES, Row
-
-STEPS = 4
-
-
-def company_config(tmp_path, method, seed):
-    config = small_config(tmp_path / "images.npz", method)
-    config.batch_size, config.epochs, config.seed = 96 // STEPS, 1, seed
-    config.teacher.weights = str(tmp_path / "teacher" / "export")
-    return config
-
-
-def exported(config, folder):
-    source = data.load(config.data.name)
-    network = build.network(config, config.student, source.spec)
-    return load_export(folder / "export", teacher.variables_like(network, source.spec))
-
-
-def furthest(a, b):
-    return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(x - y).max()), a, b)))
-
-
-def test_a_student_in_company_is_the_student_alone(tmp_path):
-    write_npz(tmp_path / "images.npz")
-    make = functools.partial(company_config, tmp_path)
-    train_and_evaluate(teacher.recipe(make("kd", 0)), tmp_path / "teacher")
-    members = [make("kd", 0), make("rtk", 0), make("kd", 1)]
-    folders = [tmp_path / str(i) for i in range(3)]
-    train_company(members, folders)
-
-    together = [exported(c, f) for c, f in zip(members, folders, strict=True)]
-    for i, method in enumerate(("kd", "rtk")):
-        alone = tmp_path / f"alone-{method}"
-        result = train_and_evaluate(make(method, 0), alone)
-        assert furthest(together[i], exported(members[i], alone)) < 1e-5
-        ours = json.loads((folders[i] / "summary.json").read_text())
-        assert ours.keys() == result.keys()
-        assert ours["last"]["loss"] == pytest.approx(result["last"]["loss"], abs=1e-3)
-    for folder in (folders[1], tmp_path / "alone-rtk"):
-        attention = np.load(folder / "epochs" / "0001.npz")["rtk.attention"]
-        assert attention.shape == (3, 3)  # the student's blocks x the teacher's
-        np.testing.assert_allclose(attention.sum(axis=0), 1, rtol=1e-5)
-        assert np.ptp(attention) > 0
-    assert not (folders[0] / "epochs").exists()  # kd has no such metric
-    train_company([make("kd", 1)], [tmp_path / "alone-seed"], data_seed=0)
-    assert furthest(together[2], exported(members[2], tmp_path / "alone-seed")) < 1e-5
-    assert furthest(together[0], together[2]) > 1e-2
-    assert furthest(together[0], together[1]) > 1e-2
-
-
-def test_a_company_that_is_stopped_at_the_end_of_an_epoch_has_tested_it(tmp_path, monkeypatch):
-    write_npz(tmp_path / "images.npz")
-    config, folder = small_config(tmp_path / "images.npz"), tmp_path / "run"
-    config.batch_size, config.epochs = 96 // STEPS, 2
-    asked = contextlib.nullcontext(SimpleNamespace(asked=True))
-    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="step 4 of 8"):
-        patched.setattr(company, "stop_signal", lambda: asked)
-        train_company([config], [folder])
-    train_company([config], [folder])
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in rows] == [1, 2]
-
-
-def test_students_that_do_not_fit_together_are_told_why(tmp_path):
-    one, other = (small_config(tmp_path / "images.npz", "kd") for _ in range(2))
-    other.optimizer.lr, other.seed = 0.5, 3
-    with pytest.raises(ValueError, match="differ in optimizer.lr: train them apart"):
-        check_members([one, other])
 
 
 def test_the_name_of_a_run_is_what_it_computes():
@@ -155,25 +78,83 @@ def test_only_runs_with_the_same_teacher_and_seed_are_grouped():
 
 def test_published_weights_are_checked_against_their_name(tmp_path):
     with pytest.raises(ValueError, match="give the folder that holds it with --weights"):
-        run.published("net-12fca82f.th", None)
+        worker.published("net-12fca82f.th", None)
     (tmp_path / "net-12fca82f.th").write_bytes(b"something else")
     with pytest.raises(ValueError, match="damaged"):
-        run.published("net-12fca82f.th", tmp_path)
+        worker.published("net-12fca82f.th", tmp_path)
     (tmp_path / "net-00000000.th").write_bytes(b"weights")
     with pytest.raises(ValueError, match="damaged"):
-        run.published("net-00000000.th", tmp_path)
+        worker.published("net-00000000.th", tmp_path)
 
 
-def test_a_run_is_done_by_one_process_at_a_time(tmp_path):
-    worker = run.Worker(tmp_path, tmp_path, None)
+@pytest.fixture
+def pretended(tmp_path, monkeypatch):
+    """A worker whose trainings only note who was trained."""
+    trained = []
+
+    def train(config, folder):
+        trained.append(folder.name)
+        folder.mkdir(exist_ok=True)
+        (folder / "summary.json").write_text("{}")
+        return {"last": {"top1": 1.0}}
+
+    monkeypatch.setattr(worker, "train_and_evaluate", train)
+    monkeypatch.setattr(worker, "train_company", lambda configs, folders: None)
+    monkeypatch.setattr(worker, "measure", lambda run, *_: {"hash": run.hash})
+    monkeypatch.setattr(ledger, "check", lambda line: None)
+    return worker.Worker(tmp_path / "runs", tmp_path / "results", None), trained
+
+
+def test_a_run_is_done_by_one_process_at_a_time(pretended):
+    ours, trained = pretended
     kd, at = (runs.resolve(f"digits:method={method}") for method in ("kd", "at"))
-    with worker.locked(kd):
-        with worker.locked(at):
-            pass
-        with pytest.raises(run.Busy, match=kd.hash), worker.locked(kd):
-            pass
-    with worker.locked(kd):
-        pass
+    with ours.lock(kd):
+        assert ours.lock(kd) is None
+        ours.work([kd, at])
+    assert trained == [kd.teacher.hash, at.hash]  # the other goes on without it
+    ours.work([kd, at])
+    assert trained[2:] == [kd.hash]
+
+
+def test_a_teacher_whose_weights_are_elsewhere_is_trained_again(pretended):
+    ours, trained = pretended
+    kd = runs.resolve("digits:method=kd")
+    ledger.append(ours.results / "digits.jsonl", {"hash": kd.teacher.hash})
+    ours.work([kd])
+    assert trained == [kd.teacher.hash, kd.hash]
+    assert list(ledger.lines(ours.results)[0]) == [kd.teacher.hash, kd.hash]  # one line each
+    ours.work([runs.resolve("digits:method=at")])
+    assert trained.count(kd.teacher.hash) == 1
+
+
+def test_a_company_goes_on_without_the_one_that_failed(tmp_path):
+    todo = [runs.resolve(f"digits:method={method}") for method in ("kd", "at", "sp")]
+
+    class Fragile:
+        done = []
+
+        def folder(self, run):
+            return tmp_path / run.hash
+
+        def work(self, group):
+            if todo[1] in group:
+                raise FloatingPointError("the loss of at is not finite")
+            self.done += group
+
+    fragile = Fragile()
+    failed = run.fill(fragile, [todo], StopSignal())
+    assert fragile.done == [todo[0], todo[2]]
+    assert len(failed) == 1 and "digits:method=at seed 0: the loss of at" in failed[0]
+
+
+def test_who_listens_for_signals_within_a_listener_hears_the_same():
+    with run.budget(0.01) as outer:
+        while not outer.asked:
+            time.sleep(0.01)
+        with stop_signal() as inner:
+            assert inner.asked
+    with stop_signal() as later:
+        assert not later.asked
 
 
 def start(tmp_path, *more):
@@ -204,8 +185,8 @@ def test_a_budget_stops_a_run_and_the_same_command_finishes_it(tmp_path):
         (line["last"]["top1"] / 100 + 1 - (1 - line["last"]["top1"] / 100) / 9) / 2
     )
 
-    third = start(tmp_path)
-    assert "1 runs, 1 of them done" in third.communicate(timeout=240)[0]
+    third = start(tmp_path, "--devices", "2")
+    assert third.communicate(timeout=240)[0].count("1 runs, 1 of them done") == 2
     assert third.returncode == 0
     assert not (tmp_path / "runs" / name / "checkpoints").exists()
 

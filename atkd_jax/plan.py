@@ -1,4 +1,4 @@
-"""What a run will be, before a single image is read: `--config.dry_run=True`.
+"""What a run will be, before it is one: `--config.dry_run=True`. Nothing is downloaded.
 
 The step is compiled ahead of time for the devices that are here, from shapes alone, so that a run
 that does not fit in memory says so in minutes and costs nothing.
@@ -15,8 +15,8 @@ import numpy as np
 from jax import ShapeDtypeStruct as Shape
 from ml_collections import ConfigDict
 
-from atkd_jax import build
-from atkd_jax.data import MemorySource
+from atkd_jax import build, data
+from atkd_jax.data import MemorySource, prepared
 from atkd_jax.data import spec as specs
 from atkd_jax.feed import MemoryFeed, StreamFeed
 from atkd_jax.models.size import count_macs, count_params
@@ -44,7 +44,7 @@ def known(config: ConfigDict) -> tuple[DataSpec, bool]:
     """The facts of the data set and whether it stays in memory.
 
     Sets whose facts stand in the code are not touched; of the others (digits, npz:, folder:, tfds:)
-    is read what opening them reads.
+    is read what opening them reads, which of a set in memory are its images.
     """
     name, options = config.data.name, config.data.options.to_dict()
     if name == "imagenet2012":
@@ -52,6 +52,8 @@ def known(config: ConfigDict) -> tuple[DataSpec, bool]:
         names = tuple(map(str, range(1000)))
         stats = specs.IMAGENET_MEAN, specs.IMAGENET_STD
         return DataSpec(name, (size, size, 3), names, *specs.IMAGENET_SIZES, *stats), False
+    if name.startswith("tfds:"):  # opening one that is not there would download it
+        prepared.on_disk(data.tfds_name(name), config.data.data_dir or None)
     if name not in specs.KNOWN:
         source = build.source(config)
         return source.spec, isinstance(source, MemorySource)

@@ -66,6 +66,21 @@ def find_builder(name: str, data_dir: str | None = None):
         ) from None
 
 
+def on_disk(name: str, data_dir: str | None = None):
+    """The TFDS builder of a data set that is on the disk; nothing is downloaded.
+
+    Raises:
+      ValueError: it is not there; the message says what to do.
+    """
+    builder = find_builder(name, data_dir)
+    if not builder.is_prepared():
+        raise ValueError(
+            f"{builder.name} is not prepared in {builder.data_path.parent.parent}; run: "
+            + prepare_command(builder.name)
+        )
+    return builder
+
+
 def prepared(name: str, data_dir: str | None = None):
     """The TFDS builder of a data set that is on the disk; downloads it where that is possible.
 

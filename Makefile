@@ -9,8 +9,9 @@ demo: $(VENV)/.ready
 	$(BIN)/python -m experiments.demo
 
 tables: $(VENV)/.ready
-	$(BIN)/python -m experiments.run --table=digits --seeds=5 --protocol=quick --students=6
-	$(BIN)/python -m experiments.report
+	$(BIN)/python -m experiments.run --table=digits --seeds=5 --protocol=quick --students=6 \
+	  --results=runs/tables/results
+	$(BIN)/python -m experiments.report --results=runs/tables/results --out=runs/tables
 
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -101,5 +101,4 @@ def set_pair(config: ConfigDict, name: str, imagenet: bool = False) -> None:
         config.teacher.lr, config.optimizer.lr = config.optimizer.lr, pair["lr"]
     for method, fields in pair["methods"].items():
         if method in config.terms:
-            with config.unlocked():
-                config.terms[method].update(fields)
+            config.terms[method].update(fields)

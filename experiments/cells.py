@@ -185,10 +185,10 @@ def against_kd(cell: Cell, results: Mapping[str, Line]) -> Paired | None:
 
 
 def comparable(cells: Sequence[Cell]) -> dict[tuple[str, str, str], list[Cell]]:
-    """Students by what makes their numbers comparable: (data, pair, metric)."""
+    """Cells by what makes their numbers comparable: (data, pair, metric)."""
     found: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
-        if cell.row.method != "teacher":
+        if cell.row.metric != "teacher":
             key = (cell.row.dataset, cell.row.pair, cell.row.metric)
             found.setdefault(key, []).append(cell)
     return found

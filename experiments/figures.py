@@ -72,7 +72,7 @@ def curves(cells: Sequence[Cell], path: Path) -> Path | None:
 
 
 def methods(cells: Sequence[Cell], path: Path) -> Path | None:
-    """Mean, spread and single seeds of every method of one table and data set, sorted."""
+    """Mean, spread and single seeds of methods whose numbers are comparable, sorted."""
     chosen = sorted((c for c in cells if c.n), key=lambda cell: cell.mean)
     if len(chosen) < 3:
         return None
@@ -86,7 +86,9 @@ def methods(cells: Sequence[Cell], path: Path) -> Path | None:
         )  # fmt: skip
     names = [f"{cell.row.method} (n = {cell.n})" for cell in chosen]
     axes.set_yticks(range(len(chosen)), names, fontsize=8)
-    axes.set_xlabel("top-1, %: mean ± standard deviation; grey: single seeds")
+    metric = chosen[0].row.metric
+    name = "top-1" if metric == "top1" else f"{metric} (see the table)"
+    axes.set_xlabel(f"{name}, %: mean ± standard deviation; grey: single seeds")
     axes.grid(axis="x", alpha=0.3)
     return save(figure, path)
 

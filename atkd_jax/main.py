@@ -52,9 +52,9 @@ def main(argv: list[str]) -> None:
     except Interrupted as stopped:
         hosts.say(f"stopped: {stopped}; the same command goes on from there")
         return
-    except (ValueError, FloatingPointError, OSError) as error:
-        hosts.leave(f"error: {error}")
-    except Exception:
+    except Exception as error:
+        if on_purpose(error):
+            hosts.leave(f"error: {error}")
         if jax.process_count() == 1:
             raise
         hosts.leave(traceback.format_exc())
@@ -62,6 +62,19 @@ def main(argv: list[str]) -> None:
         f"top-1 {result['last']['top1']:.2f} (best {result['best']['top1']:.2f})"
         f" in {result['seconds']:.0f} s; {WORKDIR.value}/summary.json"
     )
+
+
+def on_purpose(error: Exception) -> bool:
+    """Whether an error says in words what to do: so do all ValueErrors that this package raises.
+
+    One that another library raises, at mismatched shapes for instance, is understood by where it
+    happened. JAX leaves its own frames out of a traceback, so the last one may still be ours.
+    """
+    if not isinstance(error, ValueError):
+        return isinstance(error, FloatingPointError | OSError)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    ours = Path(last.filename).is_relative_to(Path(__file__).parent)
+    return ours and last.line.startswith("raise ")
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -5,17 +5,20 @@ import errno
 import shutil
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from runs import CLASSES, run, small_config, write_npz
 
-from atkd_jax import data, teacher
+from atkd_jax import data, main, ops, teacher
 from atkd_jax import workdir as workdirs
 from atkd_jax.checkpoint import Checkpoints, read_export_meta
 from atkd_jax.evaluate import make_evaluate
 from atkd_jax.feed import MemoryFeed
+from atkd_jax.methods import dkd
 from atkd_jax.parallel import Parallel
+from atkd_jax.program import make_program
 from atkd_jax.train import train_and_evaluate
 from atkd_jax.types import ModelOut
 
@@ -209,6 +212,21 @@ def test_the_command_line_says_one_line(override, message, npz, tmp_path):
     assert done.returncode != 0 and message in done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_only_what_this_package_says_on_purpose_is_one_line(npz):
+    config = small_config(npz)
+    change(*MISTAKES["a missing stage"][0])(config)
+    with pytest.raises(ValueError) as told:  # below frames of JAX
+        make_program(config)
+    assert main.on_purpose(told.value)
+    for stumble in (  # in JAX, whose frames are left out, and in NumPy, which shows none
+        lambda: jax.eval_shape(dkd._decouple, jnp.ones((2, 3)), jnp.ones((4, 3), bool)),
+        lambda: ops.pool_matrix(-1, 2),
+    ):
+        with pytest.raises(ValueError, match="shapes|dimensions") as caught:
+            stumble()
+        assert not main.on_purpose(caught.value)
 
 
 def test_an_unknown_preset_is_named_on_the_command_line(npz, tmp_path):

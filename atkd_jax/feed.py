@@ -6,6 +6,7 @@ stream travels as it comes, several batches in a stack.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -31,11 +32,17 @@ def make_feed(source: Any, parallel: Parallel, batch_size: int, seed: int):
 
 def steps_per_dispatch(feed: Any, parallel: Parallel) -> int:
     """How many steps are worth one dispatch; of a stream, whose batches are large, always one."""
-    return 1 if feed.fetch is StreamFeed.fetch else parallel.steps_per_dispatch
+    return parallel.steps_per_dispatch if feed.in_memory else 1
 
 
 class MemoryFeed:
-    """Items are rows of indices; `fetch` looks the images up on the device."""
+    """Items are rows of indices; `fetch` looks the images up on the device.
+
+    They are placed there when they are asked for: a program that waits while its teacher is trained
+    takes no memory of the devices.
+    """
+
+    in_memory = True
 
     def __init__(self, source: MemorySource, parallel: Parallel, batch_size: int, seed: int):
         self.spec = source.spec
@@ -46,9 +53,17 @@ class MemoryFeed:
             )
         self.parallel, self.batch_size, self.seed = parallel, batch_size, seed
         self.steps_per_epoch = len(source.train.label) // batch_size
-        self.test_sample = (source.test.image, source.test.label)
-        self.train_data = parallel.place((source.train.image, source.train.label))
-        self.test_data = parallel.place((source.test.image, source.test.label))
+        self.source = source
+
+    @functools.cached_property
+    def train_data(self) -> PyTree:
+        """Images and labels on every device."""
+        return self.parallel.place((self.source.train.image, self.source.train.label))
+
+    @functools.cached_property
+    def test_data(self) -> PyTree:
+        """Images and labels on every device."""
+        return self.parallel.place((self.source.test.image, self.source.test.label))
 
     @staticmethod
     def fetch(data: PyTree, item: PyTree) -> Batch:
@@ -69,11 +84,13 @@ class MemoryFeed:
 
     def sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """A few test images [count, H, W, 3] and their labels, to look at."""
-        return self.test_sample[0][:count], self.test_sample[1][:count]
+        return self.source.test.image[:count], self.source.test.label[:count]
 
 
 class StreamFeed:
     """Items are batches as the host decoded them; `fetch` has nothing to do."""
+
+    in_memory = False
 
     def __init__(self, source, parallel: Parallel, batch_size: int):
         self.spec, self.source, self.parallel = source.spec, source, parallel

@@ -35,6 +35,7 @@ class PaperFeed(NamedTuple):
 
     spec: DataSpec
     steps_per_epoch: int
+    in_memory: bool
     fetch: Any
     train_data: PyTree
     stack: PyTree
@@ -89,7 +90,8 @@ def paper_feed(config: ConfigDict, parallel: Parallel) -> PaperFeed:
         image = Shape((*shape, *spec.image_shape), np.uint8)
         numbers = Shape(shape, np.int32)
         data, stack, fetch = (), Batch(image, numbers, numbers), StreamFeed.fetch
-    return PaperFeed(spec, epoch, fetch, parallel.shapes(data), parallel.shapes_of_batches(stack))
+    shapes = parallel.shapes(data), parallel.shapes_of_batches(stack)
+    return PaperFeed(spec, epoch, in_memory, fetch, *shapes)
 
 
 def on_paper(config: ConfigDict) -> Program:

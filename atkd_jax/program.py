@@ -72,7 +72,7 @@ def make_parallel(config: ConfigDict) -> Parallel:
 
 
 def assemble(config: ConfigDict, parallel: Parallel, feed: Any) -> Program:
-    """Everything but the data, of which `spec`, `steps_per_epoch` and `fetch` are needed here."""
+    """Everything but the data, of which shapes and numbers are enough here."""
     bn_axis = parallel.axis_name if config.sync_batch_norm else None
     student = build.network(config, config.student, feed.spec, bn_axis)
     objective = build.objective(config, feed.steps_per_epoch, parallel.axis_name)

@@ -65,6 +65,7 @@ def test_the_shapes_are_those_of_a_run(tmp_path, mode):
     config = small_config(write_npz(tmp_path / "data.npz"))
     config.parallel = mode
     program = make_program(config)
+    assert "train_data" not in vars(program.feed)  # its teacher may still have to be trained
     feed = plan.paper_feed(config, program.parallel)
     stack, _, _ = next(program.feed.train(0, 0, 1))
     theirs = (program.feed.train_data, stack)

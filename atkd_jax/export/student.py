@@ -56,10 +56,8 @@ def read(workdir: Path) -> Student:
             f" python -m atkd_jax.main --config=FILE --workdir={workdir}"
         )
     meta = checkpoint.read_export_meta(workdir / "export")
-    config = summary["config"]
-    config["data"] = {"options": {}} | config["data"]  # the first runs had no options
     try:
-        source = build.source(ConfigDict(config))
+        source = build.source(ConfigDict(summary["config"]))
     except AttributeError as error:
         raise ValueError(
             f"{workdir} was trained by another version of atkd_jax: its configuration lacks {error}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from atkd_jax.errors import check_known
 from atkd_jax.models.mobilenetv1 import MobileNetV1
 from atkd_jax.models.mobilenetv2 import MobileNetV2, MobileNetV2Cifar, MobileNetV2Half
 from atkd_jax.models.resnet import Bottleneck, ResNet
@@ -86,7 +86,5 @@ def create(
     Raises:
       ValueError: there is no network of that name.
     """
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0)[0]
-        raise ValueError(f"no model is called {name!r}; did you mean {near!r}?")
+    check_known("model", name, MODELS)
     return MODELS[name](num_classes=num_classes, dtype=dtype, bn_axis=bn_axis)

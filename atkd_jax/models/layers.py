@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from atkd_jax import ops
 from atkd_jax.convolution import in_one_order
 from atkd_jax.types import Array
 
@@ -61,11 +62,7 @@ def linear(x: Array, features: int, *, name: str, **init: Callable[..., Array]) 
     Weights and biases start as PyTorch's Linear does, U(-1/sqrt(C), 1/sqrt(C)), unless
     `kernel_init` or `bias_init` says otherwise.
     """
-    bound = x.shape[-1] ** -0.5
-
-    def uniform(rng, shape, dtype):
-        return jax.random.uniform(rng, shape, dtype, -bound, bound)
-
+    uniform = ops.torch_uniform_init(x.shape[-1])
     init = {"kernel_init": uniform, "bias_init": uniform} | init
     return nn.Dense(features, dtype=jnp.float32, name=name, **init)(x)
 

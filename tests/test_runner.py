@@ -36,8 +36,8 @@ def test_quick_is_one_cycle_and_shrinks_warm_ups():
     assert run.config.optimizer.lr == 0.1
     assert run.teacher.config.epochs == 30
     longer = runs.resolve("cifar100:method=dkd,pair=r56_r20", protocol="longer")
-    assert (longer.config.epochs, longer.teacher.config.epochs) == (120, 120)
-    assert longer.config.terms.dkd.warmup_epochs == 20 * 120 / 240
+    assert (longer.config.epochs, longer.teacher.config.epochs) == (90, 90)
+    assert longer.config.terms.dkd.warmup_epochs == 20 * 90 / 240
     paper = runs.resolve("cifar100:method=dkd,pair=r56_r20")
     assert (paper.config.epochs, paper.config.schedule.name) == (240, "step")
     assert paper.config.terms.dkd.warmup_epochs == 20

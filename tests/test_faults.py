@@ -263,7 +263,7 @@ class Trip(Method):
 def add_trip():
     """Makes the method known to the process and to its configuration."""
     methods.METHODS["trip"] = Trip
-    presets.METHODS["trip"] = presets.alone("trip", 1.0)
+    presets.METHODS["trip"], presets.FIELDS["trip"] = presets.alone("trip", 1.0), {}
 
 
 def test_a_loss_that_is_not_finite_on_one_device_stops_all(npz, tmp_path):

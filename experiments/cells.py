@@ -83,6 +83,9 @@ class Paired:
     half: float | None
     n: int
 
+    def __str__(self) -> str:
+        return f"{self.mean:+.2f}" + ("" if self.half is None else f" ± {self.half:.2f}")
+
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | None:
     """ours - theirs, seed by seed, with the interval of Student's t; None without common seeds."""

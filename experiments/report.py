@@ -66,11 +66,7 @@ def parameters(cell: Cell) -> str:
 
 
 def gain(cell: Cell, results: Mapping[str, Line]) -> str:
-    pair = against_kd(cell, results)
-    if pair is None:
-        return ""
-    interval = "" if pair.half is None else f" ± {pair.half:.2f}"
-    return f"{pair.mean:+.2f}{interval}"
+    return str(against_kd(cell, results) or "")
 
 
 def grid_of(cells: Sequence[Cell], results: Mapping[str, Line]) -> Grid:
@@ -88,9 +84,10 @@ def grid_of(cells: Sequence[Cell], results: Mapping[str, Line]) -> Grid:
         "parameters": [parameters(cell) for cell in cells],
         "seconds": [number(cell.seconds or None, ",.0f") for cell in cells],
         "epoch": [cell.row.epoch for cell in cells],
+        "source": [cell.row.source for cell in cells],
         "config": [f"`{cell.row.config}`" for cell in cells],
     }
-    for name in ("pair", "data", "metric", "epoch"):
+    for name in ("pair", "data", "metric", "epoch", "source"):
         if len(set(columns[name])) == 1:
             del columns[name]
     columns = {name: values for name, values in columns.items() if any(values)}
@@ -104,7 +101,9 @@ def blocks_of(
     blocks: list[Block] = [Heading(f"{table.title} (`--table={name}`)")]
     sources = list(dict.fromkeys(row.source for row in table.rows if row.source))
     notes = list(dict.fromkeys(row.note for row in table.rows if row.note))
-    about = [table.note, *(f"Source: {source}." for source in sources), *(n + "." for n in notes)]
+    about = [table.note, *(n + "." for n in notes)]
+    if len(sources) == 1:  # else they stand in a column
+        about.insert(1, f"Source: {sources[0]}.")
     for key, plain in (("metric", "top1"), ("epoch", "unstated")):
         values = {getattr(row, key) for row in table.rows}
         if len(values) == 1 and plain not in values:

@@ -10,6 +10,7 @@ Protocols:
          methods shrink with the epochs. ResNet-8 students: 2 epochs, float32, for two CPU cores;
          ImageNet: 18 epochs; all others: 30 epochs; both in bfloat16, for one accelerator.
   longer quick with three times the epochs; it is there to see whether quick keeps the order.
+         REPORT.md tells how far orders agree: between seeds, with longer, with RTK's Table 1.
   digits is short as it stands: 12 epochs, one-cycle; every protocol leaves it alone.
 """
 

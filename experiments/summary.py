@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +10,7 @@ from atkd_jax import models
 from atkd_jax.data.spec import IMAGENET_SIZES, KNOWN
 from atkd_jax.models.size import count_macs
 from experiments import runs
-from experiments.cells import Cell, against_kd
+from experiments.cells import Cell, against_kd, rank_agreement
 from experiments.document import Block, Grid, Heading, Items, Text
 from experiments.ledger import Line
 from experiments.measure import prepared
@@ -68,6 +69,26 @@ def best_speed(results: Mapping[str, Line]) -> float:
     return max(speeds, default=0.0)
 
 
+def forecasts(filled: Filled) -> list[str]:
+    """Whether the short table orders methods as RTK's Table 1 does, of other networks."""
+    printed = {
+        cell.row.method: cell.row.published
+        for cell in filled.get("rtk_table1", {}).get("paper", ())
+        if cell.row.dataset == "cifar10" and cell.row.method != "teacher"
+    }
+    told = []
+    for protocol, cells in filled.get("cifar10_small", {}).items():
+        rows = [dataclasses.replace(c.row, published=printed.get(c.row.method)) for c in cells]
+        both = [dataclasses.replace(c, row=row) for c, row in zip(cells, rows, strict=True)]
+        if rank := rank_agreement(both):
+            told.append(
+                "order of the methods: RTK's Table 1 on CIFAR-10 (ResNet-56 → ResNet-20, 240"
+                f" epochs) and ResNet-20 → ResNet-8, {protocol}: rank correlation {rank[0]:.2f}"
+                f" over {rank[1]} students (1: the same order, 0: unrelated)"
+            )
+    return told
+
+
 def machine(line: Line) -> str:
     """What a run ran on."""
     it = line["hardware"]
@@ -119,6 +140,7 @@ def summary(filled: Filled, results: Mapping[str, Line], problems: Sequence[str]
                 + "."
             )
         )
+    blocks.append(Items(forecasts(filled)))
     missing = not_run(filled, results)
     if missing.rows:
         machines = sorted({machine(line) for line in results.values()})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from result_lines import AT, KD, line, write
 
-from experiments import cells, report, roc
+from experiments import cells, report, roc, summary
 from experiments.cells import (
     Cell,
     Paired,
@@ -170,3 +170,20 @@ def test_the_report_says_what_was_not_run_and_draws_what_was(tmp_path, monkeypat
     assert text.index("| kd | 98.50") < text.index("| rtk | cifar10") < text.index("![")
     assert (tmp_path / "figures" / "digits-digits-quick-curves.svg").stat().st_size > 1000
     assert "data:image/svg+xml;base64," in (tmp_path / "report.html").read_text()
+
+
+def test_a_short_table_is_held_against_the_papers_order():
+    order = ("none", "fitnet", "kd", "at")  # RTK's Table 1 has at before kd
+
+    def cells_of(table):
+        for row in TABLES[table].rows:
+            values = {0: float(order.index(row.method))} if row.method in order else {}
+            yield Cell(row, "paper", values, 1.0, {})
+
+    filled = {
+        "rtk_table1": {"paper": list(cells_of("rtk_table1"))},
+        "cifar10_small": {"quick": list(cells_of("cifar10_small"))},
+    }
+    (told,) = summary.forecasts(filled)
+    assert "quick: rank correlation 0.80 over 4 students" in told
+    assert summary.forecasts({}) == []

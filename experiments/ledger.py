@@ -77,6 +77,8 @@ def read(folder: Path = RESULTS) -> tuple[dict[str, Line], list[str]]:
 
 def describe(error: Exception) -> str:
     """In words; a KeyError says only its key."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is not whole JSON ({error})"
     return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 

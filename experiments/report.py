@@ -224,7 +224,7 @@ def main() -> None:
     (args.out / "report.html").write_text(to_html(blocks, TITLE))
     print(f"{args.out / 'REPORT.md'}, {args.out / 'report.html'}: {len(results)} results")
     for problem in problems:
-        print(f"left out: {problem}")
+        print(f"warning: {problem}")
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     for problem in ledger.read(args.results)[1]:
-        say(f"left out: {problem}")
+        say(f"warning: {problem}")
     found = ledger.lines(args.results)[0]
     left = [run for run in todo if run.hash not in found]
     with budget(args.budget) as stop:

@@ -22,7 +22,7 @@ def test_a_line_that_a_killed_process_tore_is_named_and_the_next_one_is_whole(tm
     [
         ("[1]", "not a JSON object"),
         ("{}", "has no hash"),
-        ("not json", "is left out"),
+        ("not json", "not whole JSON"),
         ("\xff", "is left out"),
     ],
 )

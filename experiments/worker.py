@@ -25,7 +25,6 @@ class Worker:
         self.workdir, self.results = workdir.resolve(), results.resolve()
         self.weights = weights.resolve() if weights else None
         self.commit = commit()  # of the code that is running, whatever is committed meanwhile
-        self.workdir.mkdir(parents=True, exist_ok=True)
 
     def folder(self, run: Run) -> Path:
         return self.workdir / run.hash
@@ -43,6 +42,7 @@ class Worker:
 
     def lock(self, run: Run) -> IO | None:
         """A file that keeps others from a run while it is open; None if another has the run."""
+        self.workdir.mkdir(parents=True, exist_ok=True)
         file = (self.workdir / f"{run.hash}.lock").open("w")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -94,7 +94,8 @@ def test_what_is_not_committed_is_not_sent_to_a_pod_in_silence(pod, tmp_path):
 def test_make_clean_keeps_trainings(tmp_path):
     for name in (".venv", ".cache", "runs/demo", "runs/mv2/checkpoints"):
         (tmp_path / name).mkdir(parents=True)
-    make = ["make", "-s", "-C", tmp_path, "-f", REPOSITORY / "Makefile", "clean"]
+    # VENV named: where it is exported, clean would delete the environment that runs this test.
+    make = ["make", "-s", "-C", tmp_path, "-f", REPOSITORY / "Makefile", "VENV=.venv", "clean"]
     subprocess.run(make, check=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mv2"]

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
+from atkd_jax.errors import unwritable
 from atkd_jax.types import PyTree
 
 EXPORT_META = "meta.json"
@@ -49,10 +50,7 @@ def _writing(path: Path) -> Iterator[None]:
     except jax.errors.JaxRuntimeError:  # another host is gone
         raise
     except Exception as error:
-        raise OSError(
-            f"{path} cannot be written ({_reason(error)}); what was saved before is good. Make room"
-            " and give the same command again"
-        ) from error
+        raise unwritable(path, _reason(error)) from error
 
 
 class Checkpoints:

@@ -1,9 +1,10 @@
-"""One clear line for a name that is not known."""
+"""One clear line for a name that is not known, and for a file that cannot be written."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def check_known(what: str, name: str, known: Iterable[str]) -> None:
@@ -14,3 +15,11 @@ def check_known(what: str, name: str, known: Iterable[str]) -> None:
     near = difflib.get_close_matches(str(name), known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known)}"
     raise ValueError(f"unknown {what} {name!r}; {hint}")
+
+
+def unwritable(path: Path, reason: str) -> OSError:
+    """The error for a file or folder of a run on a disk that is full or gone."""
+    return OSError(
+        f"{path} cannot be written ({reason}); what was saved before is good. Make room and give"
+        " the same command again"
+    )

@@ -5,7 +5,6 @@ python -m atkd_jax.main --config=configs/cifar10.py:method=kd,pair=r56_r20 --wor
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
@@ -54,11 +53,6 @@ def main(argv: list[str]) -> None:
         hosts.say(f"stopped: {stopped}; the same command goes on from there")
         return
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # a log, a picture, ...
-            hosts.leave(
-                f"error: {WORKDIR.value} cannot be written ({error.strerror}); what was saved"
-                " before is good. Make room and give the same command again"
-            )
         if on_purpose(error):
             hosts.leave(f"error: {error}")
         if jax.process_count() == 1:

@@ -46,7 +46,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     if (finished := files.read_summary(workdir)) is not None:
         hosts.say(f"{workdir} holds a finished run: top-1 {finished['last']['top1']:.2f}")
         return finished
-    with files.claim(workdir), hosts.together():
+    with files.disk_errors(workdir), files.claim(workdir), hosts.together():
         return run(config, workdir)
 
 

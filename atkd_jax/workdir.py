@@ -6,6 +6,7 @@ One run owns the folder, by a lock that the system drops when the process ends, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import json
 import os
@@ -21,6 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from atkd_jax import hosts
+from atkd_jax.errors import unwritable
 from atkd_jax.types import PyTree
 
 try:
@@ -136,6 +138,17 @@ def claim(workdir: Path) -> Iterator[None]:
             if [found.name for found in workdir.iterdir()] == [LOCK]:
                 path.unlink()
                 workdir.rmdir()
+
+
+@contextlib.contextmanager
+def disk_errors(workdir: Path) -> Iterator[None]:
+    """Says what to do when the disk is full, whatever is being written: a log, a picture, ..."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise unwritable(workdir, error.strerror) from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,12 +17,9 @@ Measured on two cores of an AMD EPYC without other load, jax 0.10.2, PyTorch 2.1
     ResNet-50 -> MobileNetV2    1280 ms, 33 % of the peak; PyTorch 1071 ms: 0.84 times as fast
     the same, ImageNet, batch 32  5.4 s, 12 % of the peak; PyTorch  2.6 s: 0.47 times as fast
 
-What stands in the way are XLA's convolutions on CPU: the teachers alone take 102 and 875 ms,
-against 60 and 530 ms of PyTorch's. Folding their batch norm into them would save 13 and 19 ms: not
-done. Ten steps in a dispatch save 15 % of the step, since alone it takes its temporaries from fresh
-memory every time (38,000 pages for ResNet-56 -> ResNet-20). With all five types in XLA_FLAGS'
---xla_cpu_experimental_ynn_fusion_type a step alone in its dispatch fell from 282 to 231 ms, in one
-try; that is XLA's experiment.
+What stands in the way is the teachers' forward pass: XLA's convolutions on CPU are slower than
+PyTorch's. Ten steps in a dispatch save 15 % of the step, since alone it takes its temporaries from
+fresh memory every time.
 """
 
 from __future__ import annotations

@@ -197,19 +197,20 @@ def comparable(cells: Sequence[Cell]) -> dict[tuple[str, str, str], list[Cell]]:
     return found
 
 
+def rank_correlation(pairs: Sequence[tuple[float, float]]) -> tuple[float, int] | None:
+    """Spearman's, and of how many pairs; None for fewer than four."""
+    if len(pairs) < 4:
+        return None
+    return float(stats.spearmanr(*zip(*pairs, strict=True)).statistic), len(pairs)
+
+
 def rank_agreement(cells: Sequence[Cell]) -> tuple[float, int] | None:
     """Spearman's rank correlation of measured and published numbers of students, and of how many.
 
     None for fewer than four that have both. Meant for cells that are comparable.
     """
-    both = [
-        (c.mean, c.row.published)
-        for c in cells
-        if c.difference is not None and c.row.method != "teacher"
-    ]
-    if len(both) < 4:
-        return None
-    return float(stats.spearmanr(*zip(*both, strict=True)).statistic), len(both)
+    students = [c for c in cells if c.difference is not None and c.row.method != "teacher"]
+    return rank_correlation([(c.mean, c.row.published) for c in students])
 
 
 def protocol_agreement(cells: Sequence[Cell], others: Sequence[Cell]) -> tuple[float, int] | None:
@@ -217,14 +218,10 @@ def protocol_agreement(cells: Sequence[Cell], others: Sequence[Cell]) -> tuple[f
 
     Both lists follow the rows of one table. None for fewer than four students that both have.
     """
-    both = [
-        (a.mean, b.mean)
-        for a, b in zip(cells, others, strict=True)
-        if a.n and b.n and a.row.role == "student"
-    ]
-    if len(both) < 4:
-        return None
-    return float(stats.spearmanr(*zip(*both, strict=True)).statistic), len(both)
+    pairs = zip(cells, others, strict=True)
+    return rank_correlation(
+        [(a.mean, b.mean) for a, b in pairs if a.n and b.n and a.row.role == "student"]
+    )
 
 
 def seed_agreement(cells: Sequence[Cell]) -> tuple[float, int, int] | None:

@@ -149,8 +149,8 @@ def main() -> None:
         sys.exit(f"error: {error}")
     for problem in ledger.read(args.results)[1]:
         say(f"warning: {problem}")
-    found = ledger.lines(args.results)[0]
-    left = [run for run in todo if run.hash not in found]
+    done = worker.done()
+    left = [run for run in todo if run.hash not in done]
     with budget(args.budget) as stop:
         say(f"{len(todo)} runs, {len(todo) - len(left)} of them done")
         failed = fill(worker, groups(left, args.students), stop)

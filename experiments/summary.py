@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +9,7 @@ from atkd_jax import models
 from atkd_jax.data.spec import IMAGENET_SIZES, KNOWN
 from atkd_jax.models.size import count_macs
 from experiments import runs
-from experiments.cells import Cell, against_kd, rank_agreement
+from experiments.cells import Cell, against_kd, rank_correlation
 from experiments.document import Block, Grid, Heading, Items, Text
 from experiments.ledger import Line
 from experiments.measure import prepared
@@ -78,9 +77,8 @@ def forecasts(filled: Filled) -> list[str]:
     }
     told = []
     for protocol, cells in filled.get("cifar10_small", {}).items():
-        rows = [dataclasses.replace(c.row, published=printed.get(c.row.method)) for c in cells]
-        both = [dataclasses.replace(c, row=row) for c, row in zip(cells, rows, strict=True)]
-        if rank := rank_agreement(both):
+        both = [(c.mean, printed[c.row.method]) for c in cells if c.n and c.row.method in printed]
+        if rank := rank_correlation(both):
             told.append(
                 "order of the methods: RTK's Table 1 on CIFAR-10 (ResNet-56 → ResNet-20, 240"
                 f" epochs) and ResNet-20 → ResNet-8, {protocol}: rank correlation {rank[0]:.2f}"

@@ -29,8 +29,9 @@ class Worker:
     def folder(self, run: Run) -> Path:
         return self.workdir / run.hash
 
-    def done(self, run: Run) -> bool:
-        return run.hash in ledger.lines(self.results)[0]
+    def done(self) -> set[str]:
+        """The names of runs that have a result line."""
+        return set(ledger.lines(self.results)[0])
 
     def locate(self, run: Run) -> None:
         """Replaces the teacher's name in the configuration by the path of its weights."""
@@ -63,7 +64,8 @@ class Worker:
                     mine.append(run)
                 else:
                     say(f"{run.hash} ({run.text}) is being worked on by another process")
-            self.train([run for run in mine if not self.done(run)])
+            done = self.done()  # read when the locks are ours: nobody adds these now
+            self.train([run for run in mine if run.hash not in done])
 
     def prepare(self, master: Run) -> None:
         """Trains a teacher whose weights are not in this workdir; waits if another does so."""
@@ -84,7 +86,7 @@ class Worker:
             return
         for run in group:
             self.locate(run)
-        folders = [self.folder(run) for run in group]
+        folders, done = [self.folder(run) for run in group], self.done()
         with folders[0].with_suffix(".log").open("a") as log, contextlib.redirect_stdout(log):
             todo = [i for i, f in enumerate(folders) if not (f / "summary.json").exists()]
             if len(todo) > 1:
@@ -92,7 +94,7 @@ class Worker:
             for run, folder in zip(group, folders, strict=True):
                 summary = train_and_evaluate(run.config, folder)  # reads it, if it is there
                 line = measure(run, folder, summary, self.commit)
-                if not self.done(run):  # a teacher is trained again where its weights are not
+                if run.hash not in done:  # a teacher is trained again where its weights are not
                     ledger.append(self.results / f"{run.config.data.name}.jsonl", line)
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
                 say(f"{run.text} {run.role} seed {run.seed}: top-1 {summary['last']['top1']:.2f}")

@@ -205,3 +205,10 @@ def log_without_times(workdir: Path) -> list[dict]:
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     times = ("images_per_second", "waiting_for_data")
     return [{k: v for k, v in row.items() if k not in times} for row in rows]
+
+
+def flip(path, place=0.5):
+    """Changes one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 4
+    path.write_bytes(content)

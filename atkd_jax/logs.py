@@ -12,39 +12,41 @@ import jax
 import tensorboardX
 from tqdm import tqdm
 
+METRICS = "metrics.jsonl"
+
 
 class Log:
     """`metrics.jsonl` and TensorBoard events in `workdir`; host 0 only.
 
     Args:
-      resume_step: what an earlier, killed process wrote after this step is dropped, so that the log
-        of a resumed run reads like that of an uninterrupted one.
+      rows: of the epochs that are done, as the checkpoint holds them. The file is written anew from
+        them, so that the log of a resumed run reads like that of an uninterrupted one, whatever a
+        killed process left.
     """
 
-    def __init__(self, workdir: Path, resume_step: int = 0):
+    def __init__(self, workdir: Path, rows: list[dict[str, float]]):
         self.active = jax.process_index() == 0
         if not self.active:
             return
-        self.path = workdir / "metrics.jsonl"
-        kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= resume_step]
+        self.path = workdir / METRICS
         draft = self.path.with_suffix(".draft")
-        draft.write_text("".join(line + "\n" for line in kept))
+        draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
         os.replace(draft, self.path)  # a process killed right here keeps the old file
         self.events = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=resume_step + 1
+            str(workdir / "tensorboard"), purge_step=rows[-1]["step"] + 1 if rows else 1
         )
 
-    def epoch(self, step: int, epoch: int, row: dict[str, float]) -> None:
+    def epoch(self, row: dict[str, float]) -> None:
         """One line of numbers for machines, one for people."""
         if not self.active:
             return
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "epoch": epoch} | row) + "\n")
-        for name, value in row.items():
-            self.events.add_scalar(name, value, step)
+            file.write(json.dumps(row) + "\n")
+        for name in row.keys() - {"step", "epoch"}:
+            self.events.add_scalar(name, row[name], row["step"])
         self.say(
-            f"epoch {epoch}: loss {row['train/loss']:.4f}, train top-1"
-            f" {100 * row['train/top1']:.2f}, test top-1 {row['test/top1']:.2f}"
+            f"epoch {row['epoch']}: loss {row['train/loss']:.4f}, train top-1"
+            f" {row['train/top1']:.2f}, test top-1 {row['test/top1']:.2f}"
         )
 
     def say(self, text: str) -> None:
@@ -58,16 +60,27 @@ class Log:
             self.events.close()
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a JSON-lines file up to the first that a killed process left unfinished."""
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            json.loads(line)
-        except json.JSONDecodeError:
-            break
-        lines.append(line)
-    return lines
+def read_rows(workdir: Path, last_step: int) -> list[dict[str, float]]:
+    """The rows of `metrics.jsonl` up to a step, for checkpoints that do not hold them themselves.
+
+    Raises:
+      ValueError: a line is no row.
+    """
+    path, rows = workdir / METRICS, []
+    try:
+        lines = path.read_text().splitlines() if path.exists() else []
+        for number, line in enumerate(lines, 1):
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise ValueError(f"line {number} is no row with a step")
+            if row["step"] > last_step:
+                break
+            rows.append(row)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); move it away: the run goes on without what it logged"
+        ) from error
+    return rows
 
 
 class Progress:
@@ -75,27 +88,25 @@ class Progress:
 
     def __init__(self, log: Log, what: str, total: int, done: int, images_per_step: int):
         self.log, self.what, self.total, self.images = log, what, total, images_per_step
-        self.done, self.first = done, None  # `first`: where the clock starts
-        self.began = self.spoke = time.monotonic()
+        self.done, self.spoke = done, time.monotonic()
+        self.begin, self.warm = (done, self.spoke), None  # (steps done, when)
         terminal = log.active and sys.stdout.isatty()
         self.bar = tqdm(total=total, initial=done, desc=what, unit="step") if terminal else None
 
     @property
     def images_per_second(self) -> float:
-        """Since the first steps were done: compilation is not in it, evaluation is."""
-        if self.first is None:
-            return 0.0
-        elapsed = time.monotonic() - self.began
-        return (self.done - self.first) * self.images / max(elapsed, 1e-9)
+        """Evaluation is in it; compilation is not, once more steps are done than the first ones."""
+        done, since = self.warm if self.warm and self.done > self.warm[0] else self.begin
+        return (self.done - done) * self.images / max(time.monotonic() - since, 1e-9)
 
     def advance(self, step: int, loss: float) -> None:
         """`step` steps are done."""
-        if self.first is None:
-            self.first, self.began = step, time.monotonic()
+        before, self.done = self.done, step
+        self.warm = self.warm or (step, time.monotonic())
         speed = self.images_per_second
         if self.bar is not None:
             self.bar.set_postfix_str(f"{speed:.0f} img/s, loss {loss:.3f}")
-            self.bar.update(step - self.done)
+            self.bar.update(step - before)
         elif time.monotonic() - self.spoke > 60:
             self.spoke = time.monotonic()
             left = (self.total - step) * self.images / max(speed, 1e-9)
@@ -103,7 +114,6 @@ class Progress:
                 f"{self.what}: step {step}/{self.total}, loss {loss:.3f}, {speed:.0f} img/s,"
                 f" {left / 60:.0f} min left"
             )
-        self.done = step
 
     def close(self) -> None:
         if self.bar is not None:

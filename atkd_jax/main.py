@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from atkd_jax import hosts
 from atkd_jax.plan import make_plan
-from atkd_jax.signals import Interrupted
+from atkd_jax.signals import Interrupted, stop_signal
 from atkd_jax.train import train_and_evaluate
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, FILE.py[:options]")
@@ -42,22 +42,29 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file
     cache_compilations()
     try:
-        hosts.connect(ADDRESS.value, PROCESSES.value, PROCESS.value)
-        if CONFIG.value.dry_run:
-            hosts.say("\n".join(make_plan(CONFIG.value)))
-            return
-        if not WORKDIR.value:
-            raise ValueError("a run needs a folder: add --workdir=DIR")
-        result = train_and_evaluate(CONFIG.value, Path(WORKDIR.value))
+        with stop_signal():
+            train()
     except Interrupted as stopped:
         hosts.say(f"stopped: {stopped}; the same command goes on from there")
-        return
+    except KeyboardInterrupt:  # asked for twice
+        hosts.leave("stopped at once; the same command goes on from the last checkpoint")
     except Exception as error:
         if on_purpose(error):
             hosts.leave(f"error: {error}")
         if jax.process_count() == 1:
             raise
         hosts.leave(traceback.format_exc())
+
+
+def train() -> None:
+    """Trains, or prints the plan, as the flags say."""
+    hosts.connect(ADDRESS.value, PROCESSES.value, PROCESS.value)
+    if CONFIG.value.dry_run:
+        hosts.say("\n".join(make_plan(CONFIG.value)))
+        return
+    if not WORKDIR.value:
+        raise ValueError("a run needs a folder: add --workdir=DIR")
+    result = train_and_evaluate(CONFIG.value, Path(WORKDIR.value))
     hosts.say(
         f"top-1 {result['last']['top1']:.2f} (best {result['best']['top1']:.2f})"
         f" in {result['seconds']:.0f} s; {WORKDIR.value}/summary.json"

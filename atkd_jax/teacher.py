@@ -11,11 +11,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from atkd_jax import build, checkpoint
+from atkd_jax.fingerprint import DATA, Facts, difference, same_classes
 from atkd_jax.models import convert
 from atkd_jax.step import Network
 from atkd_jax.types import DataSpec, PyTree
 
 PYTORCH = (".safetensors", ".pth", ".th", ".pt")
+TEST = {key: name for key, name in DATA.items() if key.startswith("test_")}
 TOLERANCE = 0.5  # points of top-1 between `expect_top1` and what was measured
 
 
@@ -109,11 +111,65 @@ def load(
     return convert.to_flax(config.teacher.model, convert.load_torch(path), like)
 
 
-def check_top1(config: ConfigDict, top1: float) -> None:
-    """Raises ValueError if the teacher is not as good as `teacher.expect_top1` says."""
-    expected = config.teacher.expect_top1
-    if expected and abs(top1 - expected) > TOLERANCE:
+def check_export(config: ConfigDict, workdir: Path, data: Facts) -> dict[str, Any]:
+    """What an exported teacher says of itself; nothing for published weights.
+
+    Args:
+      data: the fingerprint of this run's data.
+
+    Raises:
+      ValueError: its classes are others, or in another order. Or it was trained in this very
+        workdir, on data that are no longer the same.
+    """
+    path = Path(config.teacher.weights or workdir / "teacher" / "export")
+    if not path.is_dir():
+        return {}
+    meta = checkpoint.read_export_meta(path)
+    if not same_classes(meta["class_names"], data["class_names"]):
+        changed = difference(meta, data, {"class_names": ""})
+        raise ValueError(
+            f"the teacher in {path} was trained for other classes than {config.data.name} has"
+            f" ({changed}); a class number has to mean the same to both"
+        )
+    then = meta.get("fingerprint", {}).get("data", {})
+    if not config.teacher.weights and (changed := difference(then, data, DATA)):
+        raise ValueError(
+            f"the data of the run in {workdir} changed since its teacher was trained: {changed}."
+            " Restore what it began with, or start another --workdir"
+        )
+    if difference(then, data, TEST) or not TEST.keys() <= then.keys() & data.keys():
+        meta.pop("top1")  # it was measured on other images
+    return meta
+
+
+def check_top1(config: ConfigDict, top1: float, meta: dict[str, Any], num_test: int) -> None:
+    """Raises ValueError if the teacher is not as good as is said of it.
+
+    Args:
+      top1: as it is measured now, in percent.
+      meta: of `check_export`.
+      num_test: how many images it was measured on: two of them may fall on the other side.
+    """
+    if (expected := config.teacher.expect_top1) and abs(top1 - expected) > TOLERANCE:
         raise ValueError(
             f"the teacher's top-1 is {top1:.2f}, expected {expected:.2f}: wrong weights, mean or"
             " std? Correct them, or teacher.expect_top1"
         )
+    said = meta.get("top1", top1)
+    if abs(top1 - said) > max(TOLERANCE, 200 / num_test):
+        raise ValueError(
+            f"the teacher's top-1 is {top1:.2f}, and its export in {config.teacher.weights} says"
+            f" {said:.2f} of the same test images: its files or this code are not what they were"
+        )
+
+
+def chance_warning(top1: float, spec: DataSpec) -> str | None:
+    """One line if the teacher knows no more than someone who guesses."""
+    chance = 1 / spec.num_classes
+    noise = 2 * (chance * (1 - chance) / spec.num_test) ** 0.5
+    if top1 > 100 * (chance + noise):
+        return None
+    return (
+        f"warning: the teacher's top-1 of {top1:.2f} is that of guessing among {spec.num_classes}"
+        " classes: it has nothing to teach. Wrong weights, mean or std, or trained too little?"
+    )

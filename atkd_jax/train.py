@@ -12,15 +12,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from atkd_jax import hosts, picture, teacher
+from atkd_jax import fingerprint, hosts, picture, teacher
 from atkd_jax import workdir as files
 from atkd_jax.checkpoint import Checkpoints, save_export
 from atkd_jax.data.prefetch import Waiting
 from atkd_jax.evaluate import make_evaluate
-from atkd_jax.logs import Log, Progress
+from atkd_jax.fingerprint import Facts
+from atkd_jax.logs import Log, Progress, read_rows
 from atkd_jax.models.size import count_macs, count_params
 from atkd_jax.program import Program, make_program
-from atkd_jax.signals import Interrupted, stop_signal
+from atkd_jax.signals import Interrupted, StopSignal, stop_signal
 from atkd_jax.step import student_variables
 from atkd_jax.types import PyTree
 
@@ -36,8 +37,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     returned. A teacher without weights is trained first, by the same code, in `workdir/teacher`.
 
     Raises:
-      ValueError: the configuration, the data, the teacher or the workdir does not fit; nothing has
-        been written.
+      ValueError: the configuration, the data, the teacher or the workdir does not fit, or is not
+        what the run began with; nothing has been written.
       FloatingPointError: a loss or the state is not finite; the last good checkpoint stays.
       OSError: a file cannot be written; the last good checkpoint stays.
       Interrupted: SIGTERM or SIGINT came to one of the hosts; everything is saved.
@@ -46,11 +47,16 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     if (finished := files.read_summary(workdir)) is not None:
         hosts.say(f"{workdir} holds a finished run: top-1 {finished['last']['top1']:.2f}")
         return finished
-    with files.disk_errors(workdir), files.claim(workdir), hosts.together():
-        return run(config, workdir)
+    with (
+        stop_signal() as stop,
+        files.disk_errors(workdir),
+        files.claim(workdir),
+        hosts.together(),
+    ):
+        return run(config, workdir, stop)
 
 
-def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: Path, stop: StopSignal) -> dict[str, Any]:
     """`train_and_evaluate` in a workdir that is this run's own."""
     program = make_program(config)
     parallel, feed, spec = program.parallel, program.feed, program.feed.spec
@@ -59,31 +65,32 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "student": describe(config.student, program.student, program.like.params["student"], spec),
         "method_params": count_params(program.like.params["method"]),
     }
+    known = {"data": fingerprint.of_data(feed.source), "versions": files.versions()}
     teacher_variables = ()
     if program.teacher:
-        host = teacher.load(config, program.teacher, spec, workdir, train_and_evaluate)
+        host, about["teacher"], known["teacher"] = prepare_teacher(
+            config, program, known["data"], workdir
+        )
         teacher_variables = parallel.place(host)
-        top1 = make_evaluate(program.teacher, feed, parallel)(teacher_variables)["top1"]
-        hosts.say(f"teacher {config.teacher.model}: top-1 {top1:.2f} on {spec.name}'s test set")
-        teacher.check_top1(config, top1)
-        about["teacher"] = describe(config.teacher.model, program.teacher, host["params"], spec)
-        about["teacher"]["top1"] = top1
+    stop.check()
 
     files.write_json(workdir / "config.json", config.to_dict())
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
-    step = checkpoints.latest()
+    step, total = checkpoints.latest(), config.epochs * steps_per_epoch
     hosts.check_same(str(step), f"hosts see different checkpoints in {workdir}; is it shared?")
     if step is None:
-        step, meta = 0, {"sums": {}, "history": [], "seconds": 0.0}
+        step, meta = 0, {"sums": {}, "history": [], "rows": [], "seconds": 0.0}
         state = program.fresh()
     else:
         state, meta = checkpoints.restore(step, program.like, parallel.replicated)
+        check_resumed(workdir, meta, known, step, total)
         hosts.say(f"going on from step {step}")
     sums, history, began = meta["sums"], meta["history"], time.monotonic() - meta["seconds"]
+    rows = meta["rows"] if "rows" in meta else read_rows(workdir, step)
 
     evaluate = make_evaluate(program.student, feed, parallel)
-    total, seed = config.epochs * steps_per_epoch, np.int32(config.seed)
-    log = Log(workdir, step)
+    seed = np.int32(config.seed)
+    log = Log(workdir, rows)
     progress = Progress(log, config.student, total, step, config.batch_size)
     pending: deque = deque()
     waiting = Waiting()
@@ -102,15 +109,15 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     def save() -> None:
         drain(0)
         partial = {key: np.asarray(value).tolist() for key, value in sums.items()}
-        seconds = time.monotonic() - began
-        meta = {"sums": partial, "history": history, "seconds": seconds}
-        checkpoints.save(step, state, meta)
+        meta = {"sums": partial, "history": history, "rows": rows, "fingerprint": known}
+        checkpoints.save(step, state, meta | {"step": step, "seconds": time.monotonic() - began})
 
     def pause(due: bool) -> None:
         """Saves if it is time to; saves and stops if one of the hosts was asked to stop."""
-        if due or stopping:
+        asked = stopping or (stop.asked and jax.process_count() == 1)
+        if due or asked:
             save()
-        if stopping and step < total:
+        if asked and step < total:
             raise Interrupted(f"saved at step {step} of {total}")
 
     every = config.checkpoint
@@ -118,8 +125,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         closing(checkpoints),
         closing(log),
         closing(progress),
-        stop_signal() as stop,
-        hosts.together(),
+        stop.hold(),
     ):
         for epoch in range(step // steps_per_epoch, config.epochs):
             rest = feed.train(epoch, step % steps_per_epoch, program.steps_per_dispatch)
@@ -138,35 +144,99 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             history.append({"epoch": epoch + 1} | test)
             means = {key: value / steps_per_epoch for key, value in sums.items()}
             files.write_arrays(workdir, epoch, means)
-            row = {f"train/{key}": float(mean) for key, mean in means.items() if not mean.ndim}
-            row |= {f"test/{key}": value for key, value in test.items()}
-            row |= {"lr": float(program.lr(step - 1))}
+            row = log_row(step, epoch, means, test) | {"lr": float(program.lr(step - 1))}
             row |= {"images_per_second": progress.images_per_second}
             row |= {"waiting_for_data": waiting.share}
-            log.epoch(step, epoch + 1, row)
+            rows.append(row)
+            log.epoch(row)
             if advice := waiting.advice():
                 log.say(advice)
             sums = {}
             pause(due or (epoch + 1) % every.every_epochs == 0 or epoch + 1 == config.epochs)
 
-    variables = student_variables(state)
-    save_export(workdir / "export", variables, export_meta(config, program, history))
-    if program.teacher and jax.process_index() == 0:
-        networks = jax.device_get((teacher_variables, variables))
-        draw(workdir / "attention.png", config, program, *networks)
-    result = about | {
-        "data": spec.name,
-        "class_names": spec.class_names,
-        "last": history[-1],
-        "best": max(history, key=lambda row: row["top1"]),
-        "seconds": time.monotonic() - began,
-        "images_per_second": progress.images_per_second,
-        "hardware": files.hardware(),
-        "versions": files.versions(),
-        "config": config.to_dict(),
-    }
-    files.write_json(workdir / "summary.json", result)
+    with stop.hold():
+        variables = student_variables(state)
+        meta = export_meta(config, program, history) | {"fingerprint": known}
+        save_export(workdir / "export", variables, meta)
+        if program.teacher and jax.process_index() == 0:
+            networks = jax.device_get((teacher_variables, variables))
+            draw(workdir / "attention.png", config, program, *networks)
+        result = about | {
+            "data": spec.name,
+            "class_names": spec.class_names,
+            "last": history[-1],
+            "best": max(history, key=lambda row: row["top1"]),
+            "seconds": time.monotonic() - began,
+            "images_per_second": progress.images_per_second,
+            "hardware": files.hardware(),
+            "versions": files.versions(),
+            "fingerprint": known,
+            "config": config.to_dict(),
+        }
+        files.write_json(workdir / "summary.json", result)
     return result
+
+
+def prepare_teacher(
+    config: ConfigDict, program: Program, data: Facts, workdir: Path
+) -> tuple[PyTree, dict[str, Any], Facts]:
+    """The teacher's host arrays, its numbers and its fingerprint; measured before it teaches.
+
+    Raises:
+      ValueError: it was trained for other classes, or is not as good as is said of it.
+    """
+    network, feed, spec = program.teacher, program.feed, program.feed.spec
+    variables = teacher.load(config, network, spec, workdir, train_and_evaluate)
+    said = teacher.check_export(config, workdir, data)
+    placed = program.parallel.place(variables)
+    top1 = make_evaluate(network, feed, program.parallel)(placed)["top1"]
+    hosts.say(f"teacher {config.teacher.model}: top-1 {top1:.2f} on {spec.name}'s test set")
+    teacher.check_top1(config, top1, said, spec.num_test)
+    if warning := teacher.chance_warning(top1, spec):
+        hosts.say(warning)
+    about = describe(config.teacher.model, network, variables["params"], spec) | {"top1": top1}
+    own = fingerprint.of_teacher(config.teacher.model, network.mean, network.std, variables)
+    return variables, about, own
+
+
+def check_resumed(
+    workdir: Path, meta: dict[str, Any], known: dict[str, Facts], step: int, total: int
+) -> None:
+    """Holds a checkpoint to the run that wants to go on from it; says if versions differ.
+
+    Args:
+      known: the fingerprints of what is here now: data, teacher, versions.
+
+    Raises:
+      ValueError: it is of other data or of another teacher, or its number is not its own.
+    """
+    where = workdir / "checkpoints" / str(step)
+    then = meta.get("fingerprint", {})
+    if not then:
+        hosts.say(f"{where} does not tell which data and teacher it is of: they were not compared")
+    for part, names in (("data", fingerprint.DATA), ("teacher", fingerprint.TEACHER)):
+        changed = fingerprint.difference(then.get(part, {}), known.get(part, {}), names)
+        if changed:
+            raise ValueError(
+                f"the {part} of the run in {workdir} changed since it began: {changed}. Restore"
+                " what it began with, or start another --workdir"
+            )
+    if step > total or meta.get("step", step) != step:
+        of = f"was saved at step {meta['step']}" if "step" in meta else "is beyond the run's end"
+        raise ValueError(
+            f"{where} {of}, and the run has {total} steps: it was renamed, or is another run's;"
+            " move it away"
+        )
+    for name, now in known["versions"].items():
+        if (was := then.get("versions", {}).get(name, now)) != now:
+            hosts.say(f"the run began with {name} {was} and goes on with {now}")
+
+
+def log_row(step: int, epoch: int, means: dict[str, np.ndarray], test: dict[str, float]) -> dict:
+    """One epoch for the log: losses as they are, accuracies in percent."""
+    row = {f"train/{key}": float(mean) for key, mean in means.items() if not mean.ndim}
+    row["train/top1"] *= 100
+    return {"step": step, "epoch": epoch + 1} | row | {f"test/{k}": v for k, v in test.items()}
 
 
 def describe(name: str, network, params: PyTree, spec) -> dict[str, Any]:

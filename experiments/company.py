@@ -29,18 +29,25 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from atkd_jax import build, teacher
+from atkd_jax import build, fingerprint
 from atkd_jax import workdir as files
 from atkd_jax.checkpoint import Checkpoints, save_export
 from atkd_jax.dispatch import make_dispatch
 from atkd_jax.evaluate import make_evaluate
 from atkd_jax.feed import make_feed
-from atkd_jax.logs import Log
+from atkd_jax.logs import Log, read_rows
 from atkd_jax.models.size import count_params
 from atkd_jax.program import Program, assemble, make_parallel
-from atkd_jax.signals import Interrupted, stop_signal
+from atkd_jax.signals import Interrupted, StopSignal, stop_signal
 from atkd_jax.step import Network, student_variables
-from atkd_jax.train import IN_FLIGHT, describe, export_meta, train_and_evaluate
+from atkd_jax.train import (
+    IN_FLIGHT,
+    check_resumed,
+    describe,
+    export_meta,
+    log_row,
+    prepare_teacher,
+)
 from atkd_jax.types import Array, Batch, PyTree, TrainState
 from experiments import runs
 
@@ -119,6 +126,13 @@ def train_company(
     check_members(configs)
     for config, workdir in zip(configs, workdirs, strict=True):
         files.check(config, workdir)
+    with stop_signal() as stop:
+        _train_company(configs, workdirs, stop, data_seed)
+
+
+def _train_company(
+    configs: Sequence[ConfigDict], workdirs: Sequence[Path], stop: StopSignal, data_seed: int | None
+) -> None:
     data_seed = configs[0].seed if data_seed is None else data_seed
     members = {str(i): config.to_dict() for i, config in enumerate(configs)}
     own = workdirs[0].parent / f"company-{runs.name_of(members | {'data_seed': data_seed})}"
@@ -127,22 +141,26 @@ def train_company(
     feed = make_feed(build.source(lead), parallel, lead.batch_size, data_seed)
     programs = [assemble(config, parallel, feed) for config in configs]
     master, spec = programs[0].teacher, feed.spec
+    known = {"data": fingerprint.of_data(feed.source), "versions": files.versions()}
     about, teacher_variables = {}, ()
     if master:
-        host = teacher.load(lead, master, spec, own, train_and_evaluate)
+        host, about["teacher"], known["teacher"] = prepare_teacher(
+            lead, programs[0], known["data"], own
+        )
         teacher_variables = parallel.place(host)
-        top1 = make_evaluate(master, feed, parallel)(teacher_variables)["top1"]
-        teacher.check_top1(lead, top1)
-        about["teacher"] = describe(lead.teacher.model, master, host["params"], spec)
-        about["teacher"]["top1"] = top1
+    stop.check()
 
     checkpoints = Checkpoints(own / "checkpoints", lead.checkpoint.keep)
     if (step := checkpoints.latest()) is None:
-        step, meta = 0, {"sums": {}, "histories": [[] for _ in configs], "seconds": 0.0}
+        step = 0
+        meta = {"sums": {}, "histories": [[] for _ in configs], "rows": [[] for _ in configs]}
+        meta["seconds"] = 0.0
         state = Company(tuple(program.fresh() for program in programs))
     else:
         like = Company(tuple(program.like for program in programs))
         state, meta = checkpoints.restore(step, like, parallel.replicated)
+        check_resumed(own, meta, known, step, lead.epochs * feed.steps_per_epoch)
+    rows = meta["rows"] if "rows" in meta else [read_rows(workdir, step) for workdir in workdirs]
     sums, histories, began = meta["sums"], meta["histories"], time.monotonic() - meta["seconds"]
 
     steps = programs[0].steps_per_dispatch
@@ -162,8 +180,8 @@ def train_company(
     def save() -> None:
         drain(0)
         meta = {"sums": {key: np.asarray(value).tolist() for key, value in sums.items()}}
-        meta |= {"histories": histories, "seconds": time.monotonic() - began}
-        checkpoints.save(step, state, meta)
+        meta |= {"histories": histories, "rows": rows, "fingerprint": known, "step": step}
+        checkpoints.save(step, state, meta | {"seconds": time.monotonic() - began})
 
     def pause(due: bool) -> None:
         if due or stop.asked:
@@ -171,10 +189,13 @@ def train_company(
         if stop.asked and step < lead.epochs * per_epoch:
             raise Interrupted(f"saved at step {step} of {lead.epochs * per_epoch}")
 
-    with ExitStack() as stack, closing(checkpoints), stop_signal() as stop:
+    with ExitStack() as stack, closing(checkpoints), stop.hold():
         for config, workdir in zip(configs, workdirs, strict=True):
             files.write_json(workdir / "config.json", config.to_dict())
-        logs = [stack.enter_context(closing(Log(workdir, step))) for workdir in workdirs]
+        logs = [
+            stack.enter_context(closing(Log(workdir, own)))
+            for workdir, own in zip(workdirs, rows, strict=True)
+        ]
         for epoch in range(step // per_epoch, lead.epochs):
             for batches, start, end in feed.train(epoch, step % per_epoch, steps):
                 data = (feed.train_data, batches, start, end, seed)
@@ -190,36 +211,38 @@ def train_company(
                 histories[i].append({"epoch": epoch + 1} | test)
                 means = {k: v / per_epoch for k, v in of_member(sums, i).items()}
                 files.write_arrays(workdir, epoch, means)
-                row = {f"train/{key}": float(mean) for key, mean in means.items() if not mean.ndim}
-                row |= {f"test/{key}": value for key, value in test.items()}
-                log.epoch(step, epoch + 1, row | {"lr": float(programs[i].lr(step - 1))})
+                row = log_row(step, epoch, means, test) | {"lr": float(programs[i].lr(step - 1))}
+                rows[i].append(row)
+                log.epoch(row)
             sums = {}
             pause((epoch + 1) % lead.checkpoint.every_epochs == 0 or epoch + 1 == lead.epochs)
 
-    seconds = (time.monotonic() - began) / size
-    for config, program, member, rows, workdir in zip(
-        configs, programs, state.members, histories, workdirs, strict=True
-    ):
-        save_export(
-            workdir / "export", student_variables(member), export_meta(config, program, rows)
-        )
-        student = describe(config.student, program.student, program.like.params["student"], spec)
-        result = about | {
-            "student": student,
-            "method_params": count_params(program.like.params["method"]),
-            "data": spec.name,
-            "class_names": spec.class_names,
-            "last": rows[-1],
-            "best": max(rows, key=lambda row: row["top1"]),
-            "company": size,
-            "seconds": seconds,
-            "images_per_second": config.epochs * per_epoch * config.batch_size / seconds,
-            "hardware": files.hardware(),
-            "versions": files.versions(),
-            "config": config.to_dict(),
-        }
-        files.write_json(workdir / "summary.json", result)
-    shutil.rmtree(own)
+    with stop.hold():
+        seconds = (time.monotonic() - began) / size
+        for config, program, member, history, workdir in zip(
+            configs, programs, state.members, histories, workdirs, strict=True
+        ):
+            meta = export_meta(config, program, history) | {"fingerprint": known}
+            save_export(workdir / "export", student_variables(member), meta)
+            params = program.like.params
+            student = describe(config.student, program.student, params["student"], spec)
+            result = about | {
+                "student": student,
+                "method_params": count_params(params["method"]),
+                "data": spec.name,
+                "class_names": spec.class_names,
+                "last": history[-1],
+                "best": max(history, key=lambda row: row["top1"]),
+                "company": size,
+                "seconds": seconds,
+                "images_per_second": config.epochs * per_epoch * config.batch_size / seconds,
+                "hardware": files.hardware(),
+                "versions": files.versions(),
+                "fingerprint": known,
+                "config": config.to_dict(),
+            }
+            files.write_json(workdir / "summary.json", result)
+        shutil.rmtree(own)
 
 
 def of_member(sums: dict[str, np.ndarray], i: int) -> dict[str, np.ndarray]:

@@ -11,7 +11,8 @@ FLOORS = [
     ["objective"],
     ["step", "dispatch"],
     ["parallel", "checkpoint", "logs", "signals", "workdir", "picture", "build"],
-    ["feed", "teacher"],
+    ["feed", "fingerprint"],
+    ["teacher"],
     ["evaluate", "program"],
     ["train", "export", "plan"],
     ["main"],
@@ -60,7 +61,7 @@ def test_configs_import_only_each_other():
 
 def test_files_stay_short():
     for path in [*ROOT.glob("atkd_jax/**/*.py"), *ROOT.glob("experiments/*.py")]:
-        assert len(path.read_text().splitlines()) <= 250, path
+        assert len(path.read_text().splitlines()) <= 300, path
 
 
 def test_no_trainer_needs_tensorflow():

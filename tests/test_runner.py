@@ -169,7 +169,6 @@ def test_a_budget_stops_a_run_and_the_same_command_finishes_it(tmp_path):
     assert first.returncode == 0
     assert "stopped; the same command goes on" in said
     name = runs.resolve("digits:method=none").hash
-    assert list((tmp_path / "runs" / name / "checkpoints").iterdir())
     assert ledger.read(tmp_path / "results") == ({}, [])
 
     second = start(tmp_path)

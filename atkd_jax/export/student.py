@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from atkd_jax import build, checkpoint, models, teacher
+from atkd_jax import build, checkpoint, fingerprint, models, teacher
 from atkd_jax import workdir as files
 from atkd_jax.data import MemorySource, Source
 from atkd_jax.models import layers
@@ -62,10 +62,11 @@ def read(workdir: Path) -> Student:
         raise ValueError(
             f"{workdir} was trained by another version of atkd_jax: its configuration lacks {error}"
         ) from error
-    if tuple(meta["class_names"]) != source.spec.class_names:
+    then = {"class_names": list(meta["class_names"])} | meta.get("fingerprint", {}).get("data", {})
+    if changed := fingerprint.difference(then, fingerprint.of_data(source), fingerprint.DATA):
         raise ValueError(
-            f"the student in {workdir} knows {meta['num_classes']} classes of {meta['data']}, the"
-            f" data now have {source.spec.num_classes} or others; give the data it was trained on"
+            f"the data of the run in {workdir} changed since it was trained: {changed}; give the"
+            " data it was trained on"
         )
     module = models.create(meta["model"], meta["num_classes"])
     network = Network(module, tuple(meta["mean"]), tuple(meta["std"]))

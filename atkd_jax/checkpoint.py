@@ -168,7 +168,7 @@ def read_export_meta(directory: Path) -> dict[str, Any]:
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{directory} holds no exported network (no readable {EXPORT_META}); give the export/"
-            " folder of a finished run, or a .safetensors or .pth file"
+            " folder of a finished run, or a file of published weights"
         ) from error
 
 

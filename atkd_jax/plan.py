@@ -98,7 +98,7 @@ def on_paper(config: ConfigDict) -> Program:
     """The program of a run, with a PaperFeed."""
     config = config.copy_and_resolve_references()
     if config.teacher.weights:  # shapes need none
-        config.teacher.update(weights="", mean=(), std=())
+        config.teacher.update(weights="", weights_key="", mean=(), std=())
     parallel = make_parallel(config)
     return assemble(config, parallel, paper_feed(config, parallel))
 

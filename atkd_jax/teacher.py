@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from atkd_jax import build, checkpoint
+from atkd_jax import build, checkpoint, hosts
 from atkd_jax.fingerprint import DATA, Facts, difference, same_classes
-from atkd_jax.models import convert
+from atkd_jax.models import convert, torch_file
 from atkd_jax.step import Network
 from atkd_jax.types import DataSpec, PyTree
 
-PYTORCH = (".safetensors", ".pth", ".th", ".pt")
+CHANNELS = 3
 TEST = {key: name for key, name in DATA.items() if key.startswith("test_")}
 TOLERANCE = 0.5  # points of top-1 between `expect_top1` and what was measured
 
@@ -31,33 +32,73 @@ def read_facts(config: ConfigDict) -> dict[str, Any]:
     """What the weights were trained with: mean, std, and what else an export says of itself.
 
     Raises:
-      ValueError: no such file, or mean and std that the weights were not trained with.
+      ValueError: no such file, one of another kind, or a mean and std that make no sense or that
+        the weights were not trained with.
     """
-    path = Path(config.teacher.weights)
     given = {key: tuple(config.teacher[key]) for key in ("mean", "std") if config.teacher[key]}
+    for key, value in given.items():
+        check_statistic(f"teacher.{key}", key, value)
     if not config.teacher.weights:
         if given:
             raise ValueError(
                 "teacher.mean and teacher.std belong to published weights; give teacher.weights or"
                 " drop them: a teacher that is trained here is normalised as its data set is"
             )
+        if config.teacher.weights_key:
+            raise ValueError("teacher.weights_key is a part of teacher.weights, which is not given")
         return {}
+    path = weights_path(config)
     if not path.exists():
         raise ValueError(f"teacher.weights {path} does not exist")
     if path.is_dir():
-        meta = checkpoint.read_export_meta(path)
-        for key, value in given.items():
-            if value != tuple(meta[key]):
-                raise ValueError(
-                    f"the teacher in {path} was trained with {key} {tuple(meta[key])}, not {value};"
-                    f" drop teacher.{key}"
-                )
-        return meta
-    if path.suffix not in PYTORCH:
+        return export_facts(path, given, config.teacher.weights_key)
+    torch_file.check_kind(path)
+    if len(given) == 1:
+        [there], [lacking] = given, {"mean", "std"} - given.keys()
         raise ValueError(
-            f"teacher.weights {path} is neither an export/ folder nor one of {', '.join(PYTORCH)}"
+            f"teacher.{there} is given and teacher.{lacking} is not; give both, as the weights in"
+            f" {path} were trained with, or none to use the data set's"
         )
     return given
+
+
+def weights_path(config: ConfigDict) -> Path:
+    return Path(config.teacher.weights).expanduser()
+
+
+def export_facts(path: Path, given: dict[str, tuple], key: str) -> dict[str, Any]:
+    """What an export says of itself; ValueError if it is not what is given."""
+    if key:
+        raise ValueError(f"teacher.weights {path} is an export of one network; drop weights_key")
+    meta = checkpoint.read_export_meta(path)
+    for name, value in given.items():
+        if value != tuple(meta[name]):
+            raise ValueError(
+                f"the teacher in {path} was trained with {name} {tuple(meta[name])}, not {value};"
+                f" drop teacher.{name}"
+            )
+    return meta
+
+
+def check_statistic(what: str, kind: str, value: tuple) -> None:
+    """Raises ValueError unless `value` can be the mean or the std of pixels in 0..1."""
+    numbers = len(value) == CHANNELS and all(
+        isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in value
+    )
+    if numbers and all((0 <= x if kind == "mean" else 0 < x) and x <= 1 for x in value):
+        return
+    hint = ""
+    if numbers and max(value) > 1 and min(value) >= 0:
+        hint = "; divide what is meant for pixels of 0..255 by 255"
+    above = "0..1" if kind == "mean" else "above 0, at most 1"
+    raise ValueError(
+        f"{what} is {value}; it has to be {CHANNELS} numbers, one per colour, of pixels in 0..1"
+        f" ({above}){hint}"
+    )
+
+
+def rounded(numbers: tuple[float, ...]) -> str:
+    return f"({', '.join(f'{x:.4g}' for x in numbers)})"
 
 
 def describe(config: ConfigDict, spec: DataSpec) -> Network:
@@ -102,13 +143,24 @@ def load(
       ValueError: tensors are missing, left over, or of other shapes.
     """
     like = variables_like(network, spec)
-    path = Path(config.teacher.weights)
+    path = weights_path(config)
     if not config.teacher.weights:
         train(recipe(config), workdir / "teacher")
         path = workdir / "teacher" / "export"
     if path.is_dir():
         return checkpoint.load_export(path, like)
-    return convert.to_flax(config.teacher.model, convert.load_torch(path), like)
+    found = convert.load_torch(path, config.teacher.weights_key)
+    if found.others:
+        hosts.say(
+            f"{path} holds several weights: {found.key or 'those at the top'} is read, not"
+            f" {' or '.join(found.others)}; teacher.weights_key chooses"
+        )
+    if not config.teacher.mean:
+        hosts.say(
+            "no teacher.mean and teacher.std are given: the teacher's images are normalised with"
+            f" those of {spec.name}, {rounded(network.mean)} and {rounded(network.std)}"
+        )
+    return convert.to_flax(config.teacher.model, found.tensors, like)
 
 
 def check_export(config: ConfigDict, workdir: Path, data: Facts) -> dict[str, Any]:
@@ -121,7 +173,7 @@ def check_export(config: ConfigDict, workdir: Path, data: Facts) -> dict[str, An
       ValueError: its classes are others, or in another order. Or it was trained in this very
         workdir, on data that are no longer the same.
     """
-    path = Path(config.teacher.weights or workdir / "teacher" / "export")
+    path = weights_path(config) if config.teacher.weights else workdir / "teacher" / "export"
     if not path.is_dir():
         return {}
     meta = checkpoint.read_export_meta(path)

@@ -90,6 +90,8 @@ def check(config: ConfigDict, workdir: Path) -> None:
         return
     theirs = _fixed(json.loads(path.read_text()))
     for key in sorted(ours.keys() | theirs.keys()):
+        if key not in theirs and not ours[key]:  # newer than that run, and off
+            continue
         if ours.get(key) != theirs.get(key):
             raise ValueError(
                 f"{workdir} holds a run with {key}={theirs.get(key)}, not {ours.get(key)};"

@@ -29,10 +29,11 @@ def get_config() -> ConfigDict:
             student="resnet8",
             teacher=dict(
                 model="",  # only read if there are terms
-                weights="",  # export/ of one of our runs, .safetensors, .pth or .th; empty: train
+                weights="",  # export/ of a run, or a file of PyTorch or safetensors; empty: train
+                weights_key="",  # where in such a file, as "state_dict_ema"; empty: no average
                 expect_top1=0.0,  # stop if the teacher is further than half a point from it
-                mean=(),  # what the teacher's weights were trained with; empty: as the student
-                std=(),
+                mean=(),  # 3 numbers for pixels in 0..1, of such a file's training; empty: as the
+                std=(),  # student, whose are the data set's (an export knows its own)
                 epochs=0,  # of its own training; 0: as the student's
                 lr=0.0,
             ),

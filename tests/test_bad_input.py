@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import shutil
 from pathlib import Path
 
@@ -64,7 +65,10 @@ MISTAKES = {
         [("teacher.mean", (0.5, 0.5, 0.5))],
         "belong to published weights; give teacher.weights or drop them",
     ),
-    "other weights": ([("teacher.weights", __file__)], "neither an export"),
+    "other weights": (
+        [("teacher.weights", __file__)],
+        "neither torch.save nor safetensors wrote it",
+    ),
     "a method": ([("terms", {"kdd": {"weight": 1.0}})], "did you mean 'kd'"),
     "a hyper-parameter": (
         [("terms", {"kd": {"weight": 1.0, "temprature": 4.0}})],
@@ -136,6 +140,17 @@ def test_a_workdir_with_another_configuration_is_refused(npz, teacher_run):
     with pytest.raises(ValueError, match=r"optimizer\.lr=0\.1, not 0\.3"):
         train_and_evaluate(config, teacher_run)
     assert files(teacher_run) == before
+
+
+def test_a_key_that_is_newer_than_a_run_is_no_difference_while_it_is_off(npz, tmp_path):
+    config = small_config(npz)
+    older = config.to_dict()
+    del older["teacher"]["weights_key"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    workdirs.check(config, tmp_path)
+    config.teacher.weights_key = "ema"
+    with pytest.raises(ValueError, match="teacher.weights_key=None, not ema"):
+        workdirs.check(config, tmp_path)
 
 
 def test_a_bucket_is_no_workdir(npz):

@@ -43,7 +43,7 @@ def akamaster(channels=16):
 def test_every_tensor_lands_where_it_belongs(tmp_path):
     tensors = {k: v.astype(np.float32) for k, v in akamaster().items()}
     safetensors.numpy.save_file(tensors, tmp_path / "resnet8.safetensors")
-    loaded = convert.load_torch(tmp_path / "resnet8.safetensors")
+    loaded = convert.load_torch(tmp_path / "resnet8.safetensors").tensors
     variables = convert.to_flax("resnet8a", loaded, shapes("resnet8a"))
     assert jax.tree.structure(variables) == jax.tree.structure(shapes("resnet8a"))
     params, stats = variables["params"], variables["batch_stats"]
@@ -59,6 +59,20 @@ def test_every_tensor_lands_where_it_belongs(tmp_path):
     )
 
 
+PREFIXES = ["", "module.", "model.", "_orig_mod.", "module._orig_mod.", "architecture.", "a.b."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("middle", ["", "module.", "_orig_mod."])
+def test_what_wraps_a_network_is_no_part_of_its_names(prefix, middle):
+    bare = {k.removeprefix("module."): v for k, v in akamaster().items()}
+    counter = {f"{prefix}bn1.num_batches_tracked": np.array(3), "n_averaged": np.array(7)}
+    wrapped = {prefix + k.replace("layer2.", f"layer2.{middle}"): v for k, v in bare.items()}
+    expected = convert.to_flax("resnet8a", bare, shapes("resnet8a"))
+    variables = convert.to_flax("resnet8a", wrapped | counter, shapes("resnet8a"))
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+
+
 def test_weights_that_do_not_fit_are_refused_in_words():
     def refused(name, tensors, message, classes=10):
         with pytest.raises(ValueError, match=message):
@@ -70,6 +84,22 @@ def test_weights_that_do_not_fit_are_refused_in_words():
     refused("resnet14a", tensors, r"lack layer1\.1\.bn1\.bias, .* and \d+ more")
     refused("resnet8a", tensors | {"extra.weight": np.zeros(3)}, "also hold extra.weight")
     refused("resnet8a", akamaster(channels=8), r"has shape \(8,\).* \(16,\) was expected")
+    beside = {f"model.{k}": v for k, v in tensors.items()} | {"head.fc.weight": np.zeros((2, 2))}
+    refused(
+        "resnet8a", beside, r"all of them are under model\.module: choose with teacher.weights_k"
+    )
+    average = beside | {f"ema.{k}": v for k, v in tensors.items()}
+    refused("resnet8a", average, r"under ema\.module and model\.module: choose")
+    refused("resnet8a", {"a.b": np.zeros(3)}, r"lack bn1\.bias, .* and \d+ more; they hold a\.b")
+    refused("resnet8a", {}, r"lack bn1\.bias, .* and \d+ more$")
+    twice = tensors | {"bn1.bias": np.zeros(16)}
+    refused("resnet8a", twice, r"hold bn1\.bias twice, wrapped and not")
+    whole = tensors | {"module.bn1.bias": np.zeros(16, np.int8)}
+    refused("resnet8a", whole, r"bn1\.bias holds int8 numbers, not floating point")
+    for shape in ((), (10,), (10, 64, 1), (10, 64, 1, 1)):
+        other = tensors | {"module.linear.weight": np.zeros(shape)}
+        refused("resnet8a", other, r"linear\.weight has shape .*\(64, 10\) was expected")
+    refused("resnet8a", tensors | {"a\nb.c": np.zeros(3)}, r"also hold 'a\\nb\.c'")
     refused("mobilenetv1", tensors, "no published PyTorch weights are known")
 
 
@@ -103,6 +133,6 @@ def test_torchvision_networks_give_the_same_logits(tmp_path, monkeypatch, name, 
     with torch.no_grad():
         expected = net(image).numpy()
     ours = models.create(name, 1000)
-    variables = convert.to_flax(name, convert.load_torch(net_file), shapes(name, 1000))
+    variables = convert.to_flax(name, convert.load_torch(net_file).tensors, shapes(name, 1000))
     out = jax.jit(ours.apply)(variables, image.permute(0, 2, 3, 1).numpy())
     np.testing.assert_allclose(out.logits / expected.std(), expected / expected.std(), atol=1e-4)

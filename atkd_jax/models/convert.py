@@ -10,14 +10,17 @@ The names that are known:
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from atkd_jax.models import MODELS
 from atkd_jax.models.mobilenetv2 import GROUPS
+from atkd_jax.models.plain_pickle import shown
 from atkd_jax.models.torch_file import load_torch
 from atkd_jax.types import PyTree
 
@@ -30,6 +33,10 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
+COUNTERS = ("num_batches_tracked", "n_averaged")  # of batch norms, of AveragedModel
+# What wraps a network, or a part of it, and leaves a word in the names: DataParallel and
+# DistributedDataParallel, torch.compile, FSDP, checkpoint_wrapper.
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
 def to_flax(name: str, tensors: dict[str, np.ndarray], template_variables: PyTree) -> PyTree:
@@ -37,7 +44,8 @@ def to_flax(name: str, tensors: dict[str, np.ndarray], template_variables: PyTre
 
     Args:
       name: a key of `MODELS`.
-      tensors: from `load_torch`. A prefix "module." and the counters of batch norms are ignored.
+      tensors: from `load_torch`. A prefix that all names share ("model."), WRAPPERS anywhere, and
+        COUNTERS are ignored.
       template_variables: what `init` makes; only the structure and the shapes are read, so that
         `jax.eval_shape`'s answer will do.
 
@@ -49,57 +57,94 @@ def to_flax(name: str, tensors: dict[str, np.ndarray], template_variables: PyTre
         shapes or the number of classes are others.
     """
     torch_names = _naming(name)
-    tensors = {
-        key.removeprefix("module."): value
-        for key, value in tensors.items()
-        if not key.endswith("num_batches_tracked")
-    }
+    bare = _unwrapped(name, tensors)
     template = flatten_dict(template_variables)
-    sources = {}
+    names = {}
     for path in template:
         _, *modules, layer, leaf = path
         stage, block = re.findall(r"\d+", modules[0]) if modules else (0, 0)
-        names = [f"{x}.{LEAVES[leaf]}" for x in torch_names(int(stage), int(block), layer)]
-        sources[path] = next((x for x in names if x in tensors), names[0])
-    _check_names(name, set(sources.values()), set(tensors))
+        names[path] = [f"{x}.{LEAVES[leaf]}" for x in torch_names(int(stage), int(block), layer)]
+    sources = {path: next((x for x in xs if x in bare), xs[0]) for path, xs in names.items()}
+    whole = " and ".join(map(shown, _parts_with(list(names.values()), set(tensors))))
+    _check_names(name, set(sources.values()), set(bare), whole)
     head = ("params", "fc", "kernel")
-    classes, wanted = tensors[sources[head]].shape[0], template[head].shape[1]
-    if classes != wanted:
+    found, wanted = bare[sources[head]].shape, template[head].shape[1]
+    if len(found) == 2 and found[0] != wanted:
+        classes = found[0]
         raise ValueError(f"{name}: the weights have {classes} classes, the data set has {wanted}")
     return unflatten_dict(
         {
-            path: _array(name, source, tensors[source], template[path].shape)
+            path: _array(name, source, bare[source], template[path].shape)
             for path, source in sources.items()
         }
     )
 
 
-def _check_names(name: str, wanted: set[str], found: set[str]) -> None:
+def _unwrapped(name: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors under the names that they have in the bare network."""
+    paths = {
+        key: [part for part in key.split(".") if part not in WRAPPERS]
+        for key in tensors
+        if not key.endswith(COUNTERS)
+    }
+    # No network consists of a single layer, so first words that all share are none of its own.
+    shared = len(os.path.commonprefix(list(paths.values())))
+    shared = max(0, min([shared, *(len(path) - 2 for path in paths.values())]))
+    unwrapped: dict[str, np.ndarray] = {}
+    for key, path in paths.items():
+        short = ".".join(path[shared:])
+        if short in unwrapped:
+            raise ValueError(
+                f"{name}: the weights hold {shown(short)} twice, wrapped and not ({shown(key)});"
+                " teacher.weights_key chooses the part of the file that is read"
+            )
+        unwrapped[short] = tensors[key]
+    return unwrapped
+
+
+def _check_names(name: str, wanted: set[str], found: set[str], whole: str) -> None:
     missing, left_over = sorted(wanted - found), sorted(found - wanted)
     if missing:
-        hint = ""
+        hint = f"; they hold {_list(left_over)}" if left_over else ""
         if f"{name}a" in MODELS and all("downsample" in x for x in missing):
             hint = f"; without them it is a {name}a"
+        elif whole:
+            hint = f"; all of them are under {whole}: choose with teacher.weights_key"
         raise ValueError(f"{name}: the weights lack {_list(missing)}{hint}")
     if left_over:
         raise ValueError(f"{name}: the weights also hold {_list(left_over)}; another network's?")
 
 
+def _parts_with(wanted: list[list[str]], found: set[str]) -> list[str]:
+    """Beginnings of names, each of which goes before all that is wanted (one of each list)."""
+    starts = {x.removesuffix(last) for last in wanted[0] for x in found if x.endswith(f".{last}")}
+    return sorted(
+        start.removesuffix(".")
+        for start in starts
+        if all(any(start + x in found for x in choice) for choice in wanted)
+    )
+
+
 def _list(names: list[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+    return ", ".join(map(shown, names[:5])) + more
 
 
 def _array(name: str, source: str, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        raise ValueError(
+            f"{name}: {source} holds {tensor.dtype} numbers, not floating point; quantised weights"
+            " cannot be read"
+        )
     # OIHW -> HWIO, (out, in) -> (in, out). A depthwise (C, 1, 3, 3) becomes (3, 3, 1, C) likewise.
     order = {4: (2, 3, 1, 0), 2: (1, 0)}.get(tensor.ndim, range(tensor.ndim))
-    array = np.asarray(tensor, np.float32).transpose(order)
-    if array.shape != shape:
+    view = tensor.transpose(order)
+    if view.shape != shape:
         raise ValueError(
-            f"{name}: {source} has shape {tensor.shape}, which is {array.shape} in Flax's order; "
+            f"{name}: {source} has shape {tensor.shape}, which is {view.shape} in Flax's order; "
             f"{shape} was expected"
         )
-    return array
+    return view.astype(np.float32)
 
 
 # What a layer is called in PyTorch: (stage or group, block, layer) -> names, any of which will do.

@@ -1,25 +1,26 @@
 """Reads the tensors of a PyTorch or safetensors file, without PyTorch and without running its code.
 
-A .pth, .pt or .th file is a pickle, and a pickle is a program. It is run here by an unpickler that
-knows nothing but ordered dictionaries and the functions that rebuild tensors.
+What a file is, is seen from its content. Sizes that a file states are believed only where that many
+bytes are there, so that no file costs more memory than its own size and a little.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import math
-import pickle
 import zipfile
-from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
-import safetensors.numpy
 
-# Where checkpoints keep the network among the optimiser, the epoch and so on.
-STATE_DICTS = ("state_dict", "model", "net")
+from atkd_jax.models import plain_pickle
+from atkd_jax.models.plain_pickle import Storage, Tensor, Unreadable, is_number, shown
+from atkd_jax.models.state_dict import Weights, choose, listed
 
 STORAGES = {
     "DoubleStorage": np.float64,
@@ -33,131 +34,254 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+# https://huggingface.co/docs/safetensors, "Format".
+SAFETENSORS = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 
-# The first number of a file written by torch.save before PyTorch 1.6.
+# How torch.save began a file before PyTorch 1.6: protocol 2, and this number as a pickle.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
+ZIP_START = b"PK\x03\x04"
+MOST_DESCRIPTION = 2**24  # bytes that tell of tensors; of a ResNet-50's 320 it takes 2**16
+AGAIN = "download or copy it again"
 
 
-class Tensor(NamedTuple):
-    """A tensor of which the numbers have not been read: a view of the storage `key`."""
+def load_torch(path: str | Path, key: str = "") -> Weights:
+    """The weights in a file.
 
-    storage: str
-    key: str
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-def load_torch(path: str | Path) -> dict[str, np.ndarray]:
-    """The state dict in a file, as {name: array} with PyTorch's names, shapes and dtypes.
+    A network's weights are a dictionary with tensors that have a dot in their names, as in
+    "conv1.weight". If a checkpoint holds several, the one is read that is no average of another.
 
     Args:
-      path: a .safetensors file, or one written by torch.save (.pth, .pt, .th; either format). In a
-        checkpoint, the state dict is looked for under "state_dict", "model" and "net".
+      path: a file of safetensors or of torch.save (either format), under any name.
+      key: what to read in it, such as "state_dict_ema", or the beginning of names, "teacher" of
+        "teacher.conv1.weight"; keys in each other are joined by dots.
 
     Raises:
-      ValueError: there is no such file, it is damaged or of another kind, it holds no state dict,
-        or it wants to do more than rebuild tensors.
+      ValueError: there is no such file, it is damaged or of another kind, it holds no weights, more
+        than one choice of them or none under `key`, or it wants to do more than rebuild tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no weights file {path}")
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.numpy.load_file(path)
-        read = _read_zip if zipfile.is_zipfile(path) else _read_legacy
-        return read(path)
-    except Exception as error:  # a damaged pickle may raise anything
+        return READERS[_kind(path)](path, key)
+    except Unreadable as error:
+        cause, reason = error, str(error)
+    except MemoryError as error:
+        cause, reason = error, "there is too little memory for it"
+    except OSError as error:
+        cause, reason = error, error.strerror or f"it is damaged; {AGAIN}"
+    except Exception as error:  # NumPy, zipfile, json and the pickle's machine at a damaged file
+        cause, reason = error, f"it is damaged; {AGAIN}"
+    raise ValueError(f"cannot read weights from {path}: {reason}") from cause
+
+
+def check_kind(path: Path) -> None:
+    """Raises ValueError if a file does not begin as weights do; reads no more than that."""
+    try:
+        _kind(path)
+    except Unreadable as error:
         raise ValueError(f"cannot read weights from {path}: {error}") from error
 
 
-def _read_zip(path: Path) -> dict[str, np.ndarray]:
-    with zipfile.ZipFile(path) as archive:
-        pickled = next((x for x in archive.namelist() if x.endswith("/data.pkl")), None)
-        if pickled is None:
-            raise ValueError("it is a zip file, but torch.save did not write it")
-        folder = pickled.removesuffix("data.pkl")
-        if f"{folder}byteorder" in archive.namelist():
-            _check_byte_order(archive.read(f"{folder}byteorder") == b"little")
-        tensors = _state_dict(_Unpickler(io.BytesIO(archive.read(pickled))).load())
-        storages = {x.key: archive.read(f"{folder}data/{x.key}") for x in tensors.values()}
-    return {name: _array(x, storages[x.key]) for name, x in tensors.items()}
-
-
-def _read_legacy(path: Path) -> dict[str, np.ndarray]:
-    """Five pickles (magic number, version, machine, checkpoint, storage keys), then storages."""
+def _kind(path: Path) -> str:
+    if not path.is_file():
+        raise Unreadable("it is a folder" if path.is_dir() else "there is no such file")
+    size = path.stat().st_size
     with path.open("rb") as file:
-        if file.peek(1)[:1] != pickle.PROTO or _Unpickler(file).load() != LEGACY_MAGIC:
-            raise ValueError("it was not written by torch.save")
-        _Unpickler(file).load()
-        _check_byte_order(_Unpickler(file).load()["little_endian"])
-        unpickler = _Unpickler(file)
-        tensors = _state_dict(unpickler.load())
-        storages = {}
-        for key in _Unpickler(file).load():
-            count = int.from_bytes(file.read(8), "little")
-            size = np.dtype(STORAGES[unpickler.storages[key]]).itemsize
-            storages[key] = file.read(count * size)
-    return {name: _array(x, storages[x.key]) for name, x in tensors.items()}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Runs a pickle that may only build plain values, ordered dictionaries and `Tensor`s."""
-
-    def __init__(self, file: Any):
-        super().__init__(file)
-        self.storages: dict[str, str] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        # The functions are made anew each time: a pickle can set attributes of what it is given.
-        match module, name:
-            case "collections", "OrderedDict":
-                return OrderedDict
-            case "torch", _ if name in STORAGES:
-                return name
-            case "torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2":
-                return lambda storage, offset, shape, strides, *_: Tensor(
-                    *storage, offset, tuple(shape), tuple(strides)
-                )
-            case "torch._utils", "_rebuild_parameter":
-                return lambda tensor, *_: tensor
-            case "torch", "Size":
-                return lambda shape: tuple(shape)
-        raise ValueError(
-            f"it asks for {module}.{name}, and only tensors are read, never code; "
-            "save the network's state_dict() alone"
+        head = file.read(512)
+    if not head:
+        raise Unreadable(f"it is empty; {AGAIN}")
+    if head.startswith(b"version https://git-lfs"):
+        raise Unreadable(
+            "it is a pointer of git-lfs and not the weights; `git lfs pull` in its repository"
+            " fetches them"
         )
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise Unreadable(
+            "it is a web page and not the weights: the link led to a page about them, or the"
+            " download failed; open it in a browser to see what it says"
+        )
+    if head.startswith(LEGACY_START):
+        return "legacy"
+    if head.startswith(ZIP_START):
+        return "zip"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MOST_DESCRIPTION:
+        return "safetensors"
+    if LEGACY_START.startswith(head) or ZIP_START.startswith(head) or size < 9:
+        raise Unreadable(f"it is cut off after {size} bytes; {AGAIN}")
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) or head[257:262] == b"ustar":
+        raise Unreadable("it is a compressed or packed archive; unpack it and give the file inside")
+    if head[0] == 0x80:
+        raise Unreadable("it is a pickle that was not written by torch.save; save it with that")
+    raise Unreadable(
+        f"neither torch.save nor safetensors wrote it; it begins with {ascii(head[:16])[1:]}"
+    )
 
-    def persistent_load(self, pid: Any) -> tuple[str, str]:
-        kind, storage, key, _, _, *view = pid
-        if kind != "storage" or storage not in STORAGES or any(view):
-            raise ValueError(f"it holds a storage of an unknown kind, {pid}")
-        self.storages[key] = storage
-        return storage, key
+
+def _read_zip(path: Path, key: str) -> Weights:
+    with _Bounded(io.FileIO(path)) as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except zipfile.BadZipFile as error:
+            raise Unreadable(f"it is cut off, or damaged at its end; {AGAIN}") from error
+        file.most = size = path.stat().st_size
+        members = {x.filename: x for x in archive.infolist()}
+        pickled = next((x for x in members if x.endswith("/data.pkl")), None)
+        if pickled is None:
+            raise Unreadable(
+                f"it is a zip file that torch.save did not write, with {listed(members)}; if one of"
+                " these is the weights, unpack it"
+            )
+        folder = pickled.removesuffix("data.pkl")
+        if f"{folder}constants.pkl" in members:
+            raise Unreadable("it is a TorchScript program; save its state_dict() with torch.save")
+        if any(x.compress_type != zipfile.ZIP_STORED for x in members.values()):
+            raise Unreadable(
+                "its members are compressed, as torch.save never does; unpack it and pack it again"
+                " with `zip -0 -r`"
+            )
+        if members[pickled].file_size > MOST_DESCRIPTION:
+            raise Unreadable(_too_much())
+        if f"{folder}byteorder" in members:
+            _check_byte_order(archive.read(f"{folder}byteorder") == b"little")
+        found = choose(plain_pickle.load(io.BytesIO(archive.read(pickled)))[0], key)
+        names = {x.storage.key: f"{folder}data/{x.storage.key}" for x in found.tensors.values()}
+        if lost := [name for name in names.values() if name not in members]:
+            raise Unreadable(f"its member {shown(lost[0])} is missing; {AGAIN}")
+        if sum(members[name].file_size for name in names.values()) > size:
+            raise Unreadable(f"its members are larger than itself; {AGAIN}")
+        storages = {storage: archive.read(name) for storage, name in names.items()}
+    return _with_numbers(found, storages)
+
+
+class _Bounded(io.BufferedReader):
+    """A file that is never asked for more than `most` bytes at once, whatever it says of itself."""
+
+    most = MOST_DESCRIPTION
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > self.most:
+            raise Unreadable(_too_much())
+        return super().read(size)
+
+
+def _read_legacy(path: Path, key: str) -> Weights:
+    """Five pickles (magic number, version, machine, checkpoint, storage keys), then storages."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = io.BytesIO(file.read(MOST_DESCRIPTION))
+        try:
+            _, _, (machine, _), (checkpoint, kinds), (keys, _) = (
+                plain_pickle.load(head) for _ in range(5)
+            )
+        except Unreadable:
+            if head.tell() == MOST_DESCRIPTION:
+                raise Unreadable(_too_much()) from None
+            raise
+        _check_byte_order(machine["little_endian"] is True)
+        found = choose(checkpoint, key)
+        wanted, storages = {x.storage.key for x in found.tensors.values()}, {}
+        file.seek(head.tell())
+        for name in keys:
+            if type(name) is not str:
+                raise TypeError("a storage's key is its name")
+            count = file.read(8)
+            length = int.from_bytes(count, "little")
+            length *= np.dtype(_type(STORAGES, kinds[name].kind)).itemsize
+            if len(count) < 8 or length > size - file.tell():
+                raise Unreadable(f"it is cut off after {size} bytes, within its numbers; {AGAIN}")
+            if name in wanted:
+                storages[name] = file.read(length)
+            else:
+                file.seek(length, io.SEEK_CUR)
+    if lost := wanted - storages.keys():
+        raise Unreadable(f"the numbers of its storage {shown(min(lost))} are missing; {AGAIN}")
+    return _with_numbers(found, storages)
+
+
+def _read_safetensors(path: Path, key: str) -> Weights:
+    """A length, a JSON dictionary of so many bytes, and numbers."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if 8 + length > size:
+            raise Unreadable(f"it is cut off after {size} bytes, within its header; {AGAIN}")
+        header = json.loads(file.read(length))
+        numbers = file.read()
+    header.pop("__metadata__", None)
+    end = max((x["data_offsets"][1] for x in header.values()), default=0)
+    if end > len(numbers):
+        raise Unreadable(f"it is cut off after {size} bytes of {8 + length + end}; {AGAIN}")
+    tensors, storages = {}, {}
+    for name, x in header.items():
+        begin, end = x["data_offsets"]
+        shape = tuple(x["shape"])
+        width = np.dtype(_type(SAFETENSORS, x["dtype"])).itemsize
+        numbers_only = len(shape) <= plain_pickle.MOST_DIMENSIONS and all(map(is_number, shape))
+        if not numbers_only or min(shape, default=0) < 0:
+            raise Unreadable(f"its tensor {shown(name)} has an impossible shape; {AGAIN}")
+        if not 0 <= begin <= end or end - begin != math.prod(shape) * width:
+            raise Unreadable(f"its tensor {shown(name)} has not as many numbers as its shape says")
+        tensors[name] = Tensor(Storage(x["dtype"], name), 0, shape, _contiguous(shape))
+        storages[name] = memoryview(numbers)[begin:end]
+    return _with_numbers(choose(tensors, key), storages)
+
+
+READERS = {"zip": _read_zip, "legacy": _read_legacy, "safetensors": _read_safetensors}
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in elements."""
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 def _check_byte_order(little: bool) -> None:
     if not little:
-        raise ValueError("it was written on a big-endian machine")
+        raise Unreadable("it was written on a big-endian machine")
 
 
-def _state_dict(checkpoint: Any) -> dict[str, Tensor]:
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"it holds a {type(checkpoint).__name__}, not a state dict")
-    inner = [checkpoint[key] for key in STATE_DICTS if isinstance(checkpoint.get(key), dict)]
-    for candidate in [*inner, checkpoint]:
-        tensors = {k: v for k, v in candidate.items() if isinstance(v, Tensor)}
-        if tensors:
-            return tensors
-    raise ValueError(f"it holds no state dict, only {', '.join(map(str, checkpoint))}")
+def _too_much() -> str:
+    return (
+        f"what it says of its tensors takes more than {MOST_DESCRIPTION >> 20} MiB; save the"
+        " network's state_dict() alone"
+    )
 
 
-def _array(tensor: Tensor, storage: bytes) -> np.ndarray:
-    values = np.frombuffer(storage, STORAGES[tensor.storage])
+def _type(table: Mapping[str, Any], name: str) -> Any:
+    if name not in table:
+        raise Unreadable(
+            f"it holds tensors of the type {shown(name)}, which is not read; save them as float32"
+        )
+    return table[name]
+
+
+def _with_numbers(found: Weights, storages: Mapping[str, bytes | memoryview]) -> Weights:
+    arrays = {k: _array(x, storages[x.storage.key]) for k, x in found.tensors.items()}
+    return found._replace(tensors=arrays)
+
+
+def _array(tensor: Tensor, storage: bytes | memoryview) -> np.ndarray:
+    values = np.frombuffer(storage, _type(STORAGES | SAFETENSORS, tensor.storage.kind))
     layout = zip(tensor.shape, tensor.strides, strict=True)
     last = tensor.offset + sum((size - 1) * stride for size, stride in layout)
     inside = min(tensor.offset, *tensor.shape, *tensor.strides, 0) == 0 and last < values.size
     if not inside or math.prod(tensor.shape) > values.size:
-        raise ValueError("a tensor reaches beyond its numbers")
+        raise Unreadable(f"a tensor reaches beyond its numbers; {AGAIN}")
     strides = [stride * values.itemsize for stride in tensor.strides]
-    return np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.shape, strides).copy()
+    view = values[tensor.offset :]
+    return np.lib.stride_tricks.as_strided(view, tensor.shape, strides, writeable=False)

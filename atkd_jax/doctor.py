@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,12 +24,11 @@ from ml_collections import ConfigDict
 from atkd_jax import data, hosts, plan
 from atkd_jax import main as command
 from atkd_jax import workdir as files
-from atkd_jax.data import folder, prepared
+from atkd_jax.data import cifar_binary, folder, npz, prepared
 from atkd_jax.data import spec as specs
 from atkd_jax.data.records import TfdsRecords
 from atkd_jax.teacher import read_facts
 
-ARRAYS = ("x_train.npy", "y_train.npy", "x_test.npy", "y_test.npy")
 MIB = 2**20
 
 
@@ -64,17 +62,18 @@ def data_set(config: ConfigDict) -> str:
     if name == "digits":
         return "digits, part of scikit-learn"
     if kind == "npz":
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is no .npz file" if os.path.exists(path) else f"no {path}")
-        if missing := sorted(set(ARRAYS) - set(zipfile.ZipFile(path).namelist())):
-            raise ValueError(f"{path} has no array {missing[0].removesuffix('.npy')}")
-        return f"{path}, {os.path.getsize(path) / MIB:,.0f} MiB"
+        headers = npz.check(path)
+        counts = (headers[array].shape[0] for array in ("y_train", "y_test"))
+        return "{}, {:,} training and {:,} test images".format(path, *counts)
     if kind == "folder":
         found = folder.find(path)
         return (
             f"{path}, {len(found.train.label):,} training and {len(found.test.label):,} test"
             f" images of {len(found.class_names)} classes"
         )
+    if binary := data.binary_files(name, config.data.data_dir or None):
+        cifar_binary.check(name, binary)
+        return f"{name} in {binary}, every file in its right size"
     return tfds_set(name, config)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from atkd_jax import build, data, teacher
 from atkd_jax.checkpoint import load_export
+from atkd_jax.data import cifar_binary
 from atkd_jax.evaluate import EVAL_BATCH
 from atkd_jax.feed import make_feed
 from atkd_jax.parallel import Parallel
@@ -104,10 +104,10 @@ def top1_on(name: str, config, network: Network, variables: PyTree) -> float | N
 
 def prepared(name: str, data_dir: str = "") -> bool:
     """Whether the data set is on this machine."""
-    if name == "digits":
+    if name == "digits" or cifar_binary.find(name, data_dir):
         return True
-    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
-    return any((Path(folder) / data.tfds_name(name)).rglob("dataset_info.json"))
+    folder = cifar_binary.folder_of(data_dir) / data.tfds_name(name)
+    return any(folder.rglob("dataset_info.json"))
 
 
 def about_teacher(run: Run, spec, summary: dict[str, Any]) -> dict[str, Any] | None:

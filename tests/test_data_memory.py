@@ -1,4 +1,4 @@
-"""Sets in memory: order, digits, npz, and one clear sentence for every wrong file."""
+"""Sets in memory: order, digits, and one clear sentence for every wrong name."""
 
 import subprocess
 import sys
@@ -57,62 +57,6 @@ def test_moments_equal_numpy():
     np.testing.assert_allclose(mean, (image / 255).mean((0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(std, (image / 255).std((0, 1, 2)), rtol=1e-9)
     assert channel_moments(np.full((2, 2, 2, 3), 7, np.uint8))[1] == (1 / 255,) * 3
-
-
-def arrays(**changed):
-    draw = np.random.RandomState(0)
-    good = {
-        "x_train": draw.randint(0, 256, (6, 5, 4, 3), np.uint8),
-        "y_train": np.array([0, 1, 2, 0, 1, 2]),
-        "x_test": draw.randint(0, 256, (2, 5, 4, 3), np.uint8),
-        "y_test": np.array([2, 0]),
-    }
-    return {k: v for k, v in (good | changed).items() if v is not None}
-
-
-def test_npz_is_read_as_written(tmp_path):
-    path = tmp_path / "mine.npz"
-    np.savez(path, **arrays())
-    source = data.load(f"npz:{path}")
-    np.testing.assert_array_equal(source.train.image, arrays()["x_train"])
-    np.testing.assert_array_equal(source.test.label, [2, 0])
-    assert source.test.label.dtype == np.int32
-    assert source.spec.class_names == ("0", "1", "2") and source.spec.image_shape == (5, 4, 3)
-    assert (source.spec.num_train, source.spec.num_test) == (6, 2)
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"y_test": None}, "has no array y_test"),
-        ({"x_train": np.zeros((6, 5, 4, 3), np.float32)}, "x_train is float32, it must be uint8"),
-        ({"x_train": np.zeros((6, 3, 5, 4), np.uint8)}, r"x_train has shape \(6, 3, 5, 4\)"),
-        ({"x_test": np.zeros((2, 5, 4), np.uint8)}, r"x_test has shape \(2, 5, 4\)"),
-        ({"x_test": np.zeros((2, 4, 4, 3), np.uint8)}, r"of x_test \(4, 4, 3\)"),
-        ({"x_test": np.zeros((0, 5, 4, 3), np.uint8), "y_test": np.zeros(0, int)}, "x_test is em"),
-        ({"y_train": np.arange(6.0)}, "y_train is float64, it must hold integers"),
-        ({"y_train": np.zeros((6, 1), int)}, r"y_train has shape \(6, 1\)"),
-        ({"y_train": np.array([0, 1, 2])}, r"y_train has shape \(3,\), it must be \(6,\)"),
-        ({"y_train": np.array([-1, 1, 2, 0, 1, 2])}, "y_train has label -1"),
-        ({"y_train": np.array([1, 2, 3, 1, 2, 3])}, "no example of class 0"),
-        ({"y_test": np.array([3, 0])}, "y_test has label 3, the classes of y_train are 0..2"),
-        ({"y_train": np.array(["a"] * 6, dtype=object)}, "cannot be read as .npz"),
-    ],
-)
-def test_npz_says_what_is_wrong(tmp_path, changed, message):
-    path = tmp_path / "mine.npz"
-    np.savez(path, **arrays(**changed))
-    with pytest.raises(ValueError, match=message):
-        data.load(f"npz:{path}")
-
-
-def test_npz_that_is_none_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no such file"):
-        data.load(f"npz:{tmp_path}/absent.npz")
-    for content in (b"", b"not an archive", b"PK\x03\x04 cut off"):
-        (tmp_path / "bad.npz").write_bytes(content)
-        with pytest.raises(ValueError, match="cannot be read as .npz"):
-            data.load(f"npz:{tmp_path}/bad.npz")
 
 
 @pytest.mark.parametrize(

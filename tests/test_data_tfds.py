@@ -57,7 +57,7 @@ def test_half_a_set_says_how_to_repair_it(cifar, damage, message):
     damage(cifar)
     with pytest.raises(ValueError, match=message) as caught:
         data.load("cifar10", data_dir=str(cifar.parent.parent))
-    assert "Delete that folder and run: python -m atkd_jax.data.prepare cifar10" in str(
+    assert "Move that folder away and run: python -m atkd_jax.data.prepare cifar10" in str(
         caught.value
     )
     assert "\n" not in str(caught.value)

@@ -50,7 +50,7 @@ def test_everything_wrong_is_named_in_one_go(healthy, tmp_path, capsys):
     wrong = [name for name, line in found.items() if line.startswith("WRONG ")]
     assert wrong == ["data", "teacher", "workdir"]
     assert "space" not in found  # what a run needs is not known without its data
-    assert "no /" in found["data"] and "none.pth does not exist" in found["teacher"]
+    assert "No such file" in found["data"] and "none.pth does not exist" in found["teacher"]
     assert "cannot be written: Not a directory" in found["workdir"]
 
 
@@ -70,6 +70,12 @@ def test_an_array_that_is_missing_is_named(healthy, tmp_path):
     config.data.name = f"npz:{tmp_path / 'half.npz'}"
     with pytest.raises(ValueError, match="half.npz has no array x_test"):
         doctor.data_set(config)
+    (tmp_path / "half.npz").write_bytes((tmp_path / "half.npz").read_bytes()[:-300])
+    with pytest.raises(ValueError, match="half.npz cannot be read as .npz: File is not a zip"):
+        doctor.data_set(config)
+    npz = write_npz(tmp_path / "whole.npz", train=12, test=6)
+    config.data.name = f"npz:{npz}"
+    assert doctor.data_set(config) == f"{npz}, 12 training and 6 test images"
 
 
 def test_a_folder_of_images_is_counted_not_read(healthy, tmp_path):

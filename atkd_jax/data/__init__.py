@@ -1,7 +1,7 @@
 """Data sets by name. `load` gives a source: facts, and arrays for the device or a stream.
 
 digits        scikit-learn's handwritten digits; needs no download and no TensorFlow
-cifar10, cifar100
+cifar10, cifar100   prepared by TFDS, or the official binary archives, which need no TensorFlow
 svhn          extra=True adds the 531,131 easier images to the 73,257 of the training set
 cinic10       train="train+validation" trains on 180,000 images instead of 90,000
 npz:PATH      x_train, y_train, x_test, y_test
@@ -18,8 +18,9 @@ import dataclasses
 import inspect
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
-from atkd_jax.data import folder, memory, prepared
+from atkd_jax.data import cifar_binary, folder, memory, npz, prepared
 from atkd_jax.data import spec as specs
 from atkd_jax.data.memory import Arrays, MemorySource, epoch_order, eval_order
 from atkd_jax.data.records import FolderRecords, Share, TfdsRecords
@@ -29,7 +30,7 @@ from atkd_jax.types import DataSpec
 
 __all__ = [
     "DATASETS", "Arrays", "Share", "MemorySource", "StreamSource", "epoch_order", "eval_order",
-    "load", "tfds_name",
+    "binary_files", "load", "tfds_name",
 ]  # fmt: skip
 Source = MemorySource | StreamSource
 # An image that cannot be read is named, even where other libraries are kept quiet.
@@ -41,15 +42,25 @@ def _digits() -> Source:
 
 
 def _npz(path: str) -> Source:
-    return memory.npz(path)
+    return npz.read(path)
 
 
 def _cifar10(data_dir: str | None) -> Source:
-    return _known("cifar10", data_dir)
+    return _cifar("cifar10", data_dir)
 
 
 def _cifar100(data_dir: str | None) -> Source:
-    return _known("cifar100", data_dir)
+    return _cifar("cifar100", data_dir)
+
+
+def _cifar(name: str, data_dir: str | None) -> Source:
+    path = binary_files(name, data_dir)
+    if path is None:
+        return _known(name, data_dir)
+    train, test = cifar_binary.read(name, path)
+    return MemorySource(
+        dataclasses.replace(specs.KNOWN[name], train_label=train.label), train, test
+    )
 
 
 def _svhn(data_dir: str | None, extra: bool = False) -> Source:
@@ -174,6 +185,15 @@ def tfds_name(name: str) -> str:
     return {"svhn": "svhn_cropped"}.get(name, name.removeprefix("tfds:"))
 
 
+def binary_files(name: str, data_dir: str | None = None) -> Path | None:
+    """The official binary files that `load` reads; None: it asks TensorFlow Datasets.
+
+    A set that TFDS has prepared comes first, if TensorFlow is there to read it.
+    """
+    path = cifar_binary.find(name, data_dir)
+    return None if path and prepared.is_prepared(name, data_dir) else path
+
+
 def load(
     name: str, *, data_dir: str | None = None, share: Share | None = None, **options
 ) -> Source:
@@ -182,8 +202,8 @@ def load(
     Args:
       name: a key of `DATASETS`; keys that end in a colon are followed by a path or a name, as in
         "npz:PATH".
-      data_dir: where TFDS keeps prepared data sets; None means $TFDS_DATA_DIR or
-        ~/tensorflow_datasets.
+      data_dir: where TFDS keeps prepared data sets, and where the binary archives of CIFAR lie;
+        None means $TFDS_DATA_DIR or ~/tensorflow_datasets.
       share: what a streamed set needs to know of the host that reads it; sets in memory do not.
       options: what the data set lets one choose, see the top of this file.
 

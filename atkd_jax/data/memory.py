@@ -6,8 +6,6 @@ The order in which examples are seen is a function of (seed, epoch) and nothing 
 from __future__ import annotations
 
 import dataclasses
-import os
-import zipfile
 
 import numpy as np
 
@@ -91,77 +89,6 @@ def digits() -> MemorySource:
         Arrays(image[test], label[test]),
         specs.DIGITS,
     )
-
-
-def npz(path: str) -> MemorySource:
-    """Anyone's data: a NumPy archive with x_train, y_train, x_test and y_test.
-
-    Args:
-      path: images uint8 [N, H, W, 3], labels integers [N] in 0..K-1, where K - 1 is the largest
-        label in y_train.
-
-    Raises:
-      ValueError: the file does not hold that; the message says which array and what is wrong.
-    """
-    x_train, y_train, x_test, y_test = _npz_arrays(path)
-    for split, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
-        check_split(path, split, x, y)
-    if x_train.shape[1:] != x_test.shape[1:]:
-        raise ValueError(
-            f"{path}: images of x_train are {x_train.shape[1:]}, of x_test {x_test.shape[1:]}"
-        )
-    classes = int(y_train.max()) + 1
-    unseen = np.setdiff1d(np.arange(classes), y_train)
-    if len(unseen):
-        raise ValueError(
-            f"{path}: y_train reaches {classes - 1} but has no example of class {unseen[0]};"
-            " number the classes 0..K-1"
-        )
-    if y_test.max() >= classes:
-        raise ValueError(
-            f"{path}: y_test has label {y_test.max()}, the classes of y_train are 0..{classes - 1}"
-        )
-    return in_memory(
-        f"npz:{path}",
-        Arrays(x_train, y_train.astype(np.int32)),
-        Arrays(x_test, y_test.astype(np.int32)),
-        tuple(str(k) for k in range(classes)),
-    )
-
-
-def _npz_arrays(path: str) -> list[np.ndarray]:
-    """The four arrays of an archive, or one sentence that says why there are none."""
-    names = ("x_train", "y_train", "x_test", "y_test")
-    try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("it is no archive at all" if os.path.exists(path) else "no such file")
-        with np.load(path) as file:
-            held = sorted(file)
-            found = {name: file[name] for name in names if name in held}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as .npz: {error}") from None
-    for name in names:
-        if name not in found:
-            raise ValueError(f"{path} has no array {name}: it holds {held}, needed are {names}")
-    return [found[name] for name in names]
-
-
-def check_split(path: str, split: str, x: np.ndarray, y: np.ndarray) -> None:
-    """Raises ValueError unless x is uint8 [N, H, W, 3] and y holds N labels, integers >= 0."""
-    if x.dtype != np.uint8:
-        raise ValueError(f"{path}: x_{split} is {x.dtype}, it must be uint8 (pixels 0..255)")
-    if x.ndim != 4 or x.shape[-1] != 3:
-        raise ValueError(f"{path}: x_{split} has shape {x.shape}, it must be (N, H, W, 3)")
-    if not np.issubdtype(y.dtype, np.integer):
-        raise ValueError(f"{path}: y_{split} is {y.dtype}, it must hold integers")
-    if y.shape != x.shape[:1]:
-        raise ValueError(
-            f"{path}: y_{split} has shape {y.shape}, it must be ({len(x)},) like x_{split}"
-        )
-    if not x.size:
-        raise ValueError(f"{path}: x_{split} is empty, its shape is {x.shape}")
-    if y.min() < 0:
-        raise ValueError(f"{path}: y_{split} has label {y.min()}, labels are 0..K-1")
 
 
 def in_memory(name: str, train: Arrays, test: Arrays, class_names: tuple[str, ...]) -> MemorySource:

@@ -2,6 +2,7 @@
 
 Without a network, bring the archives under their upstream names (for CIFAR-10
 cifar-10-binary.tar.gz) and name their folder: --manual_dir DIR. Nothing is downloaded twice.
+Without TensorFlow, CIFAR's archive in data_dir is all that is needed; it is then checked.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from atkd_jax.data import tfds_name
+from atkd_jax.data import binary_files, cifar_binary, tfds_name
 from atkd_jax.data.prepared import download, find_builder
 
 
@@ -24,6 +25,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--manual_dir", help="folder with archives that were brought by hand")
     args = parser.parse_args(argv)
     try:
+        path = None if args.manual_dir else binary_files(args.name, args.data_dir)
+        if path:
+            train, test = cifar_binary.read(args.name, path)
+            sizes = f"test {len(test.label):,}, train {len(train.label):,}"
+            print(f"{path} is whole and needs no preparation: {sizes}")
+            return
         builder = find_builder(tfds_name(args.name), args.data_dir)
         if not builder.data_path.exists():
             download(builder, args.manual_dir)

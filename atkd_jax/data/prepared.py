@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from atkd_jax.data import cifar_binary
 from atkd_jax.data.memory import Arrays
 
 
@@ -29,9 +30,10 @@ def import_tf() -> tuple[ModuleType, ModuleType]:
     try:
         import tensorflow as tf
         import tensorflow_datasets as tfds
-    except ImportError as error:
+    except Exception as error:  # a TensorFlow that does not fit its libraries raises many kinds
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(
-            f"this data set is read with TensorFlow, which cannot be imported ({error}):"
+            f"this data set is read with TensorFlow, which cannot be imported ({reason}):"
             " pip install tensorflow-cpu tensorflow-datasets importlib_resources;"
             " digits and npz:PATH need neither"
         ) from None
@@ -52,9 +54,16 @@ def find_builder(name: str, data_dir: str | None = None):
       data_dir: where TFDS keeps its data sets; None means $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-      ValueError: TFDS knows no such data set.
+      ValueError: TFDS knows no such data set, or is not installed.
     """
-    _, tfds = import_tf()
+    try:
+        _, tfds = import_tf()
+    except ValueError as error:
+        if name not in cifar_binary.LAYOUTS:
+            raise
+        raise ValueError(
+            f"{name} without TensorFlow: {cifar_binary.advice(name, data_dir)}. Otherwise: {error}"
+        ) from None
     if name == "cinic10":
         importlib.import_module("atkd_jax.data.cinic10")  # registers it
     try:
@@ -64,6 +73,16 @@ def find_builder(name: str, data_dir: str | None = None):
             f"TensorFlow Datasets knows no data set {name!r}, and none of that name is in"
             f" {data_dir or tfds.core.constants.DATA_DIR}"
         ) from None
+
+
+def is_prepared(name: str, data_dir: str | None = None) -> bool:
+    """Whether the data set is prepared and can be read. TensorFlow is only asked if it may be."""
+    if not (cifar_binary.folder_of(data_dir) / name).is_dir():
+        return False
+    try:
+        return find_builder(name, data_dir).is_prepared()
+    except ValueError:
+        return False
 
 
 def on_disk(name: str, data_dir: str | None = None):
@@ -77,6 +96,7 @@ def on_disk(name: str, data_dir: str | None = None):
         raise ValueError(
             f"{builder.name} is not prepared in {builder.data_path.parent.parent}; run: "
             + prepare_command(builder.name)
+            + _or_binary(builder)
         )
     return builder
 
@@ -102,22 +122,17 @@ def download(builder, manual_dir: str | None = None) -> None:
       ValueError: it could not; the message says what to do.
     """
     _, tfds = import_tf()
-    advice = (
-        f"{builder.name} is not in {builder.data_path.parent.parent} and could not be downloaded"
-        " ({}). Where there is a network run: " + prepare_command(builder.name) + "; or bring the"
-        " archives by hand and add --manual_dir DIR"
-    )
     if manual_dir is None:
-        _check_reachable(builder, advice)
+        _check_reachable(builder)
     config = tfds.download.DownloadConfig(manual_dir=manual_dir)
     try:
         builder.download_and_prepare(download_config=config)
     except Exception as error:  # TFDS raises whatever its libraries raise
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(advice.format(f"{type(error).__name__}: {reason}")) from error
+        raise _not_downloaded(builder, f"{type(error).__name__}: {reason}") from error
 
 
-def _check_reachable(builder, advice: str) -> None:
+def _check_reachable(builder) -> None:
     """One request that is allowed to fail: TFDS itself would go on trying for minutes."""
     import requests
 
@@ -125,14 +140,29 @@ def _check_reachable(builder, advice: str) -> None:
         try:
             requests.head(url, timeout=10)
         except requests.RequestException:
-            raise ValueError(advice.format(f"{url.split('/')[2]} cannot be reached")) from None
+            raise _not_downloaded(builder, f"{url.split('/')[2]} cannot be reached") from None
+
+
+def _not_downloaded(builder, reason: str) -> ValueError:
+    return ValueError(
+        f"{builder.name} is not in {builder.data_path.parent.parent} and could not be downloaded"
+        f" ({reason}). Where there is a network run: {prepare_command(builder.name)}; or bring the"
+        f" archives by hand and add --manual_dir DIR{_or_binary(builder)}"
+    )
+
+
+def _or_binary(builder) -> str:
+    """The other way to have CIFAR; nothing for other sets."""
+    if builder.name not in cifar_binary.LAYOUTS:
+        return ""
+    return f"; or {cifar_binary.advice(builder.name, builder.data_path.parent.parent)}"
 
 
 def damaged(builder, what: str) -> ValueError:
     """The error for a prepared data set that cannot be what TFDS wrote."""
     return ValueError(
         f"the prepared {builder.name} in {builder.data_path} is damaged: {what}."
-        f" Delete that folder and run: {prepare_command(builder.name)}"
+        f" Move that folder away and run: {prepare_command(builder.name)}"
     )
 
 

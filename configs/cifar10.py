@@ -4,6 +4,9 @@
 
 `teacher=akamaster` after the colon sets what the published ResNets of github
 akamaster/pytorch_resnet_cifar10 were trained with: option A shortcuts, ImageNet's mean and std.
+
+Without TensorFlow: `--config.data.data_dir=FOLDER`, which holds cifar-10-binary.tar.gz, packed or
+unpacked, from https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
 from configs import common

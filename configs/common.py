@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
             seed=0,
             data=dict(
                 name="digits",  # see atkd_jax/data, or npz:PATH for your own
-                data_dir="",  # where TFDS looks; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
+                data_dir="",  # of TFDS and CIFAR; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
                 options=dict(),  # the data set's own, such as svhn's extra; see atkd_jax/data
                 augment=dict(
                     pad=0,

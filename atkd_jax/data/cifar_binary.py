@@ -68,8 +68,8 @@ class Layout:
 
 
 # MD5 of the archives: PAGE. Of the files in them: github rai-project/dldataset, vision/cifar10.go
-# and cifar100.go. `restored` are those of a copy of CIFAR-10 of which 59,858 images are the official
-# ones, bit for bit, and 142 (110 for training, 32 for testing) were restored from JPEG.
+# and cifar100.go. `restored` are those of a copy of CIFAR-10 of which 59,858 images are the
+# official ones, bit for bit, and 142 (110 for training, 32 for testing) were restored from JPEG.
 _CIFAR10 = tuple(
     File(name, 10_000, md5, restored)
     for name, md5, restored in (

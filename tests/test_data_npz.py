@@ -139,6 +139,22 @@ def test_a_header_that_lies_is_named(tmp_path, member, message):
     assert peak < 20 * 2**20
 
 
+@pytest.mark.parametrize("num", [10**8, 10**13])
+def test_an_archive_whose_index_lies_too_is_named(tmp_path, num):
+    """Header and index agree on more than the file holds, or than any machine has memory."""
+    sizes = {"x_train": num * 60, "y_train": num}
+    shapes = {"x_train": (num, 5, 4, 3), "y_train": (num,)}
+    with zipfile.ZipFile(tmp_path / "mine.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        for name, array in arrays().items():
+            content = huge(str(shapes[name])) if name in shapes else npy(array)
+            file.writestr(f"{name}.npy", content)
+            if name in sizes:
+                file.getinfo(f"{name}.npy").file_size += sizes[name] - 1000
+    with pytest.raises(ValueError, match="cannot be read as .npz: x_train, ") as caught:
+        npz.read(str(tmp_path / "mine.npz"))
+    assert on_purpose(caught.value) and "takes" not in str(caught.value)
+
+
 def test_a_label_beyond_all_examples_costs_nothing(tmp_path):
     path = tmp_path / "mine.npz"
     np.savez(path, **arrays(y_train=np.array([0, 1, 2, 3, 4, 10**18])))

@@ -11,7 +11,6 @@ ms per step and student: alone 87, in a row 50 and 54 (two tries), lax.map 51, v
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import statistics
 import time
@@ -30,19 +29,21 @@ from atkd_jax.parallel import Parallel
 from atkd_jax.program import assemble
 from atkd_jax.step import AUGMENT
 from atkd_jax.types import Batch, PyTree, TrainState
-from configs import cifar10
+from configs import cifar10, methods, pairs
+from experiments import command
 from experiments.company import Company, Once, make_company_step
 
 IMAGES, STEPS = 640, 10
+WAYS = ["alone", "in a row", "vmap", "lax.map"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--students", type=int, default=4)
-    parser.add_argument("--pair", default="r20_r8")
-    parser.add_argument("--method", default="kd")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--ways", default="alone,in a row,vmap,lax.map")
+    parser = command.Parser(__doc__)
+    parser.add_argument("--students", type=command.number(1, 1000), default=4)
+    parser.add_argument("--pair", default="r20_r8", choices=pairs.PAIRS)
+    parser.add_argument("--method", default="kd", choices=methods.METHODS.keys() - {"none"})
+    parser.add_argument("--rounds", type=command.number(1, 10**6), default=5)
+    parser.add_argument("--ways", type=command.names("way", WAYS), default=WAYS)
     args = parser.parse_args()
     cache_compilations()
     parallel = Parallel("none")
@@ -95,7 +96,7 @@ def main() -> None:
     device = jax.devices()[0].device_kind
     print(f"{args.students} seeds, {args.method}, {args.pair}, batch {config.batch_size}, {device}")
     print("\n| | ms / step / student | compilation, s |\n|---|---|---|")
-    for name in args.ways.split(","):
+    for name in args.ways:
         step, state, students = ways[name]
         began = time.perf_counter()
         compiled = jax.jit(several(step)).lower(state, rest, STEPS).compile()

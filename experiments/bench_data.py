@@ -29,7 +29,6 @@ neighbour, CropAndResize, QuantizedResizeBilinear and ScaleAndTranslate are slow
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,6 +49,7 @@ from atkd_jax.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from atkd_jax.objective import Objective
 from atkd_jax.step import Network, init_state, make_train_step
 from atkd_jax.types import Batch, DataSpec
+from experiments import command
 
 BATCH, SIZE = 64, 224
 AUGMENTS = {
@@ -61,10 +61,12 @@ AUGMENTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", help="a folder with JPEGs; without it, only small sets")
+    parser = command.Parser(__doc__)
+    parser.add_argument(
+        "--images", type=command.folder, help="a folder with JPEGs; without it, only small sets"
+    )
     parser.add_argument("--sets", default="digits,cifar10,cifar100,svhn,cinic10")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=command.number(1, 10**6), default=5)
     args = parser.parse_args()
     for name in filter(None, args.sets.split(",")):
         try:
@@ -114,9 +116,9 @@ def bench_small(source: data.MemorySource, rounds: int) -> None:
     print()
 
 
-def bench_jpegs(folder: str, rounds: int) -> None:
+def bench_jpegs(folder: Path, rounds: int) -> None:
     suffixes = (".jpg", ".jpeg")
-    found = [str(p) for p in sorted(Path(folder).rglob("*")) if p.suffix.lower() in suffixes]
+    found = [str(p) for p in sorted(folder.rglob("*")) if p.suffix.lower() in suffixes]
     if not found:
         raise SystemExit(f"error: there is no JPEG below {folder}")
     paths = np.resize(np.array(found, object), max(len(found), 10 * BATCH) // BATCH * BATCH)
@@ -191,4 +193,5 @@ def pillow(source: data.StreamSource) -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    main()
+    with command.in_words():
+        main()

@@ -16,7 +16,6 @@ all three resolutions; 414 MiB).
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -25,20 +24,24 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from atkd_jax import models
 from atkd_jax.main import cache_compilations
 from atkd_jax.models.size import count_params
 from atkd_jax.program import Program, make_program
 from configs import common, methods
+from experiments import command
 
 BATCH, CLASSES, EXAMPLES = 64, 10, 50_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--teacher", default="resnet56")
-    parser.add_argument("--student", default="resnet20")
-    parser.add_argument("--methods", default=",".join(methods.METHODS))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = command.Parser(__doc__)
+    parser.add_argument("--teacher", default="resnet56", choices=models.MODELS)
+    parser.add_argument("--student", default="resnet20", choices=models.MODELS)
+    parser.add_argument(
+        "--methods", type=command.names("method", methods.METHODS), default=[*methods.METHODS]
+    )
+    parser.add_argument("--rounds", type=command.number(1, 10**6), default=5)
     args = parser.parse_args()
     cache_compilations()
     print(f"{args.teacher} -> {args.student}, batch {BATCH}, {jax.devices()[0].device_kind}\n")
@@ -47,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = write_images(Path(folder) / "images.npz")
         plain = None
-        for method in ["none", *filter(lambda m: m != "none", args.methods.split(","))]:
+        for method in ["none", *filter(lambda m: m != "none", args.methods)]:
             config = common.get_config()
             config.data.name = f"npz:{data}"
             config.data.augment.update(pad=4, flip=True)

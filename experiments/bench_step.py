@@ -24,7 +24,6 @@ fresh memory every time.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import statistics
 import time
@@ -47,6 +46,7 @@ from atkd_jax.objective import Objective, Term
 from atkd_jax.parallel import Parallel
 from atkd_jax.step import Network, init_state, make_train_step
 from atkd_jax.types import Batch, DataSpec
+from experiments import command
 
 STATS = ((0.5,) * 3, (0.25,) * 3)
 LOOP = 50  # steps of a dispatch in a loop; fewer where they would take longer than --seconds
@@ -60,9 +60,10 @@ STREAMED = ("imagenet",)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", default=",".join(PAIRS))
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    parser = command.Parser(__doc__)
+    parser.add_argument("--pairs", type=command.names("pair", PAIRS), default=[*PAIRS])
+    seconds = command.number(0, 1e6, float)
+    parser.add_argument("--seconds", type=seconds, default=20.0, help="of each measurement")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     args = parser.parse_args()
     cache_compilations()
@@ -77,7 +78,7 @@ def main() -> None:
         " ours is x as fast | of CPU time |"
     )
     print("|---" * 14 + "|")
-    for name in args.pairs.split(","):
+    for name in args.pairs:
         print(row(name, peak, args.seconds, args.dtype, torch), flush=True)
 
 

@@ -8,7 +8,6 @@ one picture. Run again, it goes on from what is there.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import statistics
 from pathlib import Path
@@ -21,15 +20,16 @@ from atkd_jax.checkpoint import load_export
 from atkd_jax.main import cache_compilations
 from atkd_jax.train import train_and_evaluate
 from configs import digits
+from experiments import command
 
 METHODS = {"none": "alone", "kd": "KD", "atkd": "AT-KD"}
 PICTURED = (0, 1, 2, 3, 4, 5)  # one test image of each of these classes
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = command.Parser(__doc__)
+    parser.add_argument("--workdir", type=command.writable, default=Path("runs/demo"))
+    parser.add_argument("--seeds", type=command.number(1, 1000), default=3)
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
     cache_compilations()
@@ -92,4 +92,5 @@ def draw(workdir: Path, master: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command.in_words():
+        main()

@@ -5,6 +5,7 @@ Every function returns an SVG or PNG file's path, or None if there is nothing to
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,8 +29,20 @@ matplotlib.rcParams["svg.hashsalt"] = "atkd_jax"  # the same figure is the same 
 def save(figure: Figure, path: Path) -> Path:
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    draft = draft_of(path)
+    figure.savefig(draft, metadata={"Date": None} if path.suffix == ".svg" else None)
+    os.replace(draft, path)
     return path
+
+
+def draft_of(path: Path) -> Path:
+    """Where a picture is written first: one drawn before is kept until the new one is whole."""
+    return path.with_name(f".draft-{path.name}")
+
+
+def literal(name: str) -> str:
+    """A class name as it is, for Matplotlib, which draws no control characters or half pairs."""
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def first_lines(cells: Sequence[Cell], methods: Sequence[str] = ()) -> list[tuple[str, dict]]:
@@ -146,7 +159,9 @@ def roc(cells: Sequence[Cell], path: Path) -> Path | None:
     figure = Figure(figsize=(9, 4))
     whole, near = figure.subplots(1, 2)
     for i, (key, curve) in enumerate(line["roc"]["curves"].items()):
-        label = "micro average" if key == "micro" else f"class {line['class_names'][int(key)]}"
+        label = (
+            "micro average" if key == "micro" else f"class {literal(line['class_names'][int(key)])}"
+        )
         # Curves that lie upon each other stay visible: later ones are thinner.
         style = dict(color="black" if key == "micro" else COLOURS[2 * i - 2], lw=5 - 0.8 * i)
         label = f"{label} (area {curve['area']:.4f})"
@@ -155,7 +170,8 @@ def roc(cells: Sequence[Cell], path: Path) -> Path | None:
     whole.plot([0, 1], [0, 1], color="0.8", lw=1)
     near.set_xscale("log")
     near.set_xlim(1e-4, 1)
-    whole.legend(fontsize=8, loc="lower right")
+    for text in whole.legend(fontsize=8, loc="lower right").get_texts():
+        text.set_parse_math(False)  # a dollar sign in a name is one
     for axes, title in ((whole, f"{name}, seed 0, probabilities"), (near, "the same, log scale")):
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("false positive rate")
@@ -194,5 +210,7 @@ def maps(cells: Sequence[Cell], path: Path, workdir: Path, weights: Path | None)
         like = teacher.variables_like(student, source.spec)
         networks[name] = picture.attention(student, load_export(exports[name], like), image)
     names = [source.spec.class_names[k] for k in range(PICTURED)]
-    picture.write_attention(path, image, names, networks)
+    draft = draft_of(path)
+    picture.write_attention(draft, image, names, networks)
+    os.replace(draft, path)
     return path

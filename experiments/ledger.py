@@ -5,51 +5,68 @@ What is wrong with a line is said in words; a line that something is wrong with 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from atkd_jax.errors import unwritable
 from experiments import runs
+from experiments.schema import Line, check
 
 RESULTS = Path(__file__).parent / "results"
-Line = dict[str, Any]
-# Without these a line is no result.
-NEEDED = (
-    "hash", "config", "role", "protocol", "seed", "resolved", "last", "best", "areas", "seconds",
-    "images_per_second", "company", "hardware", "teacher", "student", "history", "roc", "matrix",
-    "class_names",
-)  # fmt: skip
 NUMBERS = ("last", "best", "areas", "unseen")  # what results of one run have to agree in
 
 
 def append(path: Path, line: Line) -> None:
-    """Adds one line, whole and on the disk when this returns; a torn last line is ended first."""
+    """Adds one line, whole and on the disk when this returns; a torn last line is ended first.
+
+    Raises:
+      ValueError: it is no result.
+      OSError: it cannot be written. The file is as it was, in both cases.
+    """
+    check(line)
+    text = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
+    with path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        start = b""
-        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-            start = b"\n"
-        file.write(start + json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+        end = file.seek(0, os.SEEK_END)
+        if end and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+            text = b"\n" + text
+        try:
+            if file.write(text) < len(text):  # the disk took a part
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(end)
+            raise unwritable(path, error.strerror) from error
 
 
 def lines(folder: Path = RESULTS) -> tuple[dict[str, list[tuple[str, Line]]], list[str]]:
-    """{hash: [(FILE:NUMBER, line), ...]} of all whole lines, and what is wrong with the others."""
+    """{hash: [(FILE:NUMBER, line), ...]} of all whole lines, and what is wrong with the others.
+
+    A folder that is not there has no lines.
+
+    Raises:
+      OSError: the folder cannot be read; a file that cannot is one of the problems.
+    """
     found: dict[str, list[tuple[str, Line]]] = {}
     problems = []
-    for path in sorted(folder.glob("*.jsonl")):
-        for number, text in enumerate(path.read_bytes().splitlines(), 1):
+    paths = sorted(folder.iterdir()) if folder.exists() else []
+    for path in (path for path in paths if path.suffix == ".jsonl"):
+        try:
+            texts = path.read_bytes().splitlines()
+        except OSError as error:
+            problems.append(f"{path.name} is left out: {error.strerror}")
+            continue
+        for number, text in enumerate(texts, 1):
             where = f"{path.name}:{number}"
             try:
-                line = json.loads(text)
-                check(line)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                problems.append(f"{where} is left out: {describe(error)}")
+                line = parse(text)
+            except ValueError as error:
+                problems.append(f"{where} is left out: {error}")
                 continue
             found.setdefault(line["hash"], []).append((where, line))
     return found, problems
@@ -70,35 +87,30 @@ def read(folder: Path = RESULTS) -> tuple[dict[str, Line], list[str]]:
             told = ", ".join(f"{where} {line['last']['top1']:.2f}" for where, line in same)
             problems.append(
                 f"{first['config']} seed {first['seed']} ({first['protocol']}, {name}) is left"
-                f" out: its results disagree ({told}); delete what is wrong"
+                f" out: its results disagree ({told}); the file may keep the right one alone"
             )
     return results, problems
 
 
-def describe(error: Exception) -> str:
-    """In words; a KeyError says only its key."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"it is not whole JSON ({error})"
-    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
+def parse(text: bytes) -> Line:
+    """The result that a line holds.
+
+    Raises:
+      ValueError: it holds none.
+    """
+    try:
+        line = json.loads(text, parse_constant=refuse)
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"it is not whole JSON ({error})") from error
+    check(line)
+    return line
 
 
-def check(line: Any) -> None:
-    """Raises ValueError if a line is not a whole result, or was changed after it was written."""
-    if not isinstance(line, dict):
-        raise ValueError("it is not a JSON object")
-    if missing := [key for key in NEEDED if key not in line]:
-        raise ValueError(f"it has no {', '.join(missing)}")
-    for key in ("last", "best"):
-        if not isinstance(line[key].get("top1"), float | int):
-            raise ValueError(f"its {key} has no top1")
-    epochs = line["resolved"]["epochs"]
-    if any(len(values) != epochs for values in line["history"].values()):
-        raise ValueError(f"its history is not one of {epochs} epochs")
-    if (name := runs.name_of(line["resolved"])) != line["hash"]:
-        raise ValueError(
-            f"its hash is {line['hash']}, its configuration's is {name}; the line was edited, or a"
-            " default in configs/common.py"
-        )
+def refuse(constant: str) -> None:
+    """Python reads and writes NaN and Infinity, which are no JSON."""
+    raise ValueError(f"it holds {constant}")
 
 
 def taught_differently(results: dict[str, Line]) -> list[str]:

@@ -22,13 +22,13 @@ from atkd_jax.step import Network
 from atkd_jax.types import PyTree
 from experiments import roc, runs
 from experiments.runs import Run
+from experiments.schema import COUNT, CURVES, Kind, fault
 
 ROOT = Path(__file__).parent.parent
 # Data with the same classes in the same order, for accuracy on images of another origin. Of the
 # 90,000 test images of CINIC-10, 10,000 are CIFAR-10's test images and 10,000 are training images
 # of CIFAR-10 (github BayesWatch/cinic-10), which TFDS does not tell from the 70,000 of ImageNet.
 UNSEEN = {"cifar10": "cinic10"}
-CURVES = ("train/loss", "test/loss", "test/top1")
 
 
 def measure(run: Run, folder: Path, summary: dict[str, Any], commit: str) -> dict[str, Any]:
@@ -36,6 +36,9 @@ def measure(run: Run, folder: Path, summary: dict[str, Any], commit: str) -> dic
 
     Its times are those of all students that were trained in one program, divided by their number
     ("company").
+
+    Raises:
+      ValueError: a file of the run is damaged.
     """
     config = run.config
     feed = make_feed(build.source(config), Parallel("none"), config.batch_size, config.seed)
@@ -66,9 +69,9 @@ def measure(run: Run, folder: Path, summary: dict[str, Any], commit: str) -> dic
         "hardware": summary["hardware"],
         "versions": summary["versions"],
         "commit": commit,
-        "history": history(folder),
+        "history": history(folder, config.epochs),
         "roc": roc.curves(prob, label) if run.seed == 0 else {},
-        "matrix": matrix(folder),
+        "matrix": matrix(folder, config.epochs),
         "class_names": summary["class_names"][: roc.CURVE_CLASSES],
         "resolved": resolved,
     }
@@ -131,20 +134,50 @@ def hash_of(variables: PyTree) -> str:
     return digest.hexdigest()[: runs.HASH_DIGITS]
 
 
-def history(folder: Path) -> dict[str, list[float]]:
+def history(folder: Path, epochs: int) -> dict[str, list[float]]:
     """Curves over the epochs, from metrics.jsonl."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = metrics(folder, epochs, {key: kind for key, (kind,) in CURVES.items()})
     return {key: [round(row[key], 4) for row in rows] for key in CURVES}
 
 
-def matrix(folder: Path) -> list[list[float]]:
-    """RTK's or AFD's attention [student, teacher], mean of the last epoch; empty for others."""
+def metrics(folder: Path, epochs: int, kinds: dict[str, Kind]) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, one per epoch, which have values of these kinds.
+
+    Raises:
+      ValueError: a row is damaged or missing.
+    """
+    path, rows = folder / "metrics.jsonl", []
+    try:
+        for number, text in enumerate(path.read_bytes().splitlines(), 1):
+            row = json.loads(text)
+            if wrong := fault(row, {"epoch": COUNT} | kinds):
+                raise ValueError(wrong)
+            if row["epoch"] != number:
+                raise ValueError(f"it is of epoch {row['epoch']}")
+            rows.append(row)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}:{len(rows) + 1} is damaged: {error}") from error
+    if len(rows) != epochs:
+        raise ValueError(f"{path} has {len(rows)} of {epochs} epochs")
+    return rows
+
+
+def matrix(folder: Path, epochs: int) -> list[list[float]]:
+    """RTK's or AFD's attention [student, teacher], mean of the last epoch; empty for others.
+
+    Raises:
+      ValueError: the file is damaged, or missing where other epochs have one.
+    """
     files = sorted((folder / "epochs").glob("*.npz"))
     if not files:
         return []
-    arrays = np.load(files[-1])
-    names = [name for name in arrays if name.endswith("attention")]
-    return np.round(arrays[names[0]], 4).tolist() if names else []
+    path = folder / "epochs" / f"{epochs:04d}.npz"
+    try:
+        with np.load(path) as arrays:
+            names = [name for name in arrays if name.endswith("attention")]
+            return np.round(arrays[names[0]], 4).tolist() if names else []
+    except Exception as error:  # a damaged zip raises all kinds of things
+        raise ValueError(f"{path} is damaged or missing: {error}") from error
 
 
 def commit() -> str:

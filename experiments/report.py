@@ -9,11 +9,13 @@ before is kept.
 
 from __future__ import annotations
 
-import argparse
+import os
+import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments import figures, ledger, runs
+from experiments import command, figures, ledger, runs
 from experiments.cells import (
     Cell,
     against_kd,
@@ -130,7 +132,7 @@ def trust(protocol: str, filled: Mapping[str, Sequence[Cell]]) -> list[str]:
                 f"Order of the methods, {data} {pair} {metric}: Spearman's rank correlation of"
                 f" measured and published numbers is {rank[0]:.2f} over {rank[1]} students."
             )
-    if len(groups) > 1:
+    if len(groups) != 1:
         return told
     (cells,) = groups.values()
     if agreement := seed_agreement(cells):
@@ -174,9 +176,12 @@ def describe(protocol: str, table: Table) -> str:
     return "; ".join(f"{', '.join(dict.fromkeys(names))}: {text}" for text, names in found.items())
 
 
-def draw(name: str, filled: Mapping[str, Sequence[Cell]], args) -> list[Picture]:
-    """The figures of a table: of what is comparable, and of whole data sets."""
-    found = []
+def draw(name: str, filled: Mapping[str, Sequence[Cell]], args) -> tuple[list[Picture], list[str]]:
+    """The figures of a table, of what is comparable and of whole data sets, and what was wrong.
+
+    A figure that fails is missing and named; it does not cost the report.
+    """
+    found, problems = [], []
     for protocol, cells in filled.items():
         parts = comparable(cells)
         jobs = [("methods", key, part) for key, part in parts.items()]
@@ -191,19 +196,41 @@ def draw(name: str, filled: Mapping[str, Sequence[Cell]], args) -> list[Picture]
             suffix = "png" if kind == "maps" else "svg"
             path = args.out / "figures" / f"{'-'.join([name, *words, protocol, kind])}.{suffix}"
             more = (args.workdir, args.weights) if kind == "maps" else ()
-            if drawn := getattr(figures, kind)(part, path, *more):
+            try:
+                drawn = getattr(figures, kind)(part, path, *more)
+            except Exception as error:
+                if not isinstance(error, ValueError | OSError):
+                    traceback.print_exc()
+                problems.append(f"{path.name} is not drawn: {error or type(error).__name__}")
+                continue
+            if drawn:
                 title = f"{TABLES[name].title} ({', '.join([*words, protocol])}): {CAPTIONS[kind]}"
                 found.append(Picture(drawn, title))
-    return found
+    return found, problems
+
+
+def write(path: Path, text: str) -> None:
+    """Whole, or not at all."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=Path, default=Path("runs/tables"))
-    parser.add_argument("--weights", type=Path, help="folder of published weights")
-    parser.add_argument("--results", type=Path, default=ledger.RESULTS)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser = command.Parser(__doc__)
+    parser.add_argument("--workdir", type=command.writable, default=Path("runs/tables"))
+    parser.add_argument("--weights", type=command.folder, help="folder of published weights")
+    parser.add_argument("--results", type=command.folder, default=ledger.RESULTS)
+    parser.add_argument("--out", type=command.writable, default=Path(__file__).parent)
     args = parser.parse_args()
+    try:
+        make(args)
+    except OSError as error:
+        sys.exit(f"error: {error}")
+
+
+def make(args) -> None:
+    """Reads the results, and writes the report."""
     results, problems = ledger.read(args.results)
     filled = {}
     for name, table in TABLES.items():
@@ -211,17 +238,21 @@ def main() -> None:
         problems += [f"{name}: {text}" for text in wrong]
     problems += ledger.taught_differently(results)
     problems += ledger.strangers(results, known_hashes(results))
-    blocks: list[Block] = [Heading(TITLE, 1), Text(INTRO), *summary(filled, results, problems)]
     # Filled tables come first.
     order = sorted(TABLES, key=lambda t: not any(c.n for cs in filled[t].values() for c in cs))
+    pictures = []
+    for name in order:
+        drawn, wrong = draw(name, filled[name], args)
+        pictures += drawn
+        problems += wrong
+    blocks: list[Block] = [Heading(TITLE, 1), Text(INTRO), *summary(filled, results, problems)]
     for name in order:
         blocks += blocks_of(name, TABLES[name], filled[name], results)
-    pictures = [picture for name in order for picture in draw(name, filled[name], args)]
     if pictures:
         blocks += [Heading("Figures"), *pictures]
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "REPORT.md").write_text(to_markdown(blocks, args.out))
-    (args.out / "report.html").write_text(to_html(blocks, TITLE))
+    write(args.out / "REPORT.md", to_markdown(blocks, args.out))
+    write(args.out / "report.html", to_html(blocks, TITLE))
     print(f"{args.out / 'REPORT.md'}, {args.out / 'report.html'}: {len(results)} results")
     for problem in problems:
         print(f"warning: {problem}")

@@ -29,7 +29,7 @@ from absl import logging
 from atkd_jax.errors import check_known
 from atkd_jax.main import cache_compilations
 from atkd_jax.signals import Interrupted, StopSignal, stop_signal
-from experiments import ledger, runs
+from experiments import command, ledger, runs
 from experiments.runs import Run
 from experiments.tables import TABLES, Row
 from experiments.worker import Worker, say
@@ -82,17 +82,27 @@ def fill(worker: Worker, todo: list[list[Run]], stop: StopSignal) -> list[str]:
         except Interrupted:
             break
         except Exception as error:  # whatever it is, the rest of the queue goes on
-            about = f"{group[0].text} seed {group[0].seed}"
-            with worker.folder(group[0]).with_suffix(".log").open("a") as file:
+            told = f"{group[0].text} seed {group[0].seed}: {describe(error)}"
+            log = worker.folder(group[0]).with_suffix(".log")
+            with contextlib.suppress(OSError), log.open("a") as file:  # the disk may be what failed
                 traceback.print_exc(file=file)
-                told = f"{about}: {error or type(error).__name__} (see {file.name})"
-            if isinstance(error, FloatingPointError) and len(group) > 1:
+                told += f" (see {log})"
+            alone = isinstance(error, FloatingPointError) or worker.trained(group)
+            if alone and len(group) > 1:
                 say(f"{told}; its company goes on one by one")
                 failed += fill(worker, [[run] for run in group], stop)
             else:
                 say(f"error: {told}")
                 failed.append(told)
     return failed
+
+
+def describe(error: Exception) -> str:
+    """In one line; the log has the rest."""
+    line = next(iter(str(error).splitlines()), "")
+    if isinstance(error, ValueError | OSError | FloatingPointError):
+        return line
+    return f"{type(error).__name__}: {line}".removesuffix(": ")
 
 
 def spread(devices: int) -> int:
@@ -113,41 +123,51 @@ def spread(devices: int) -> int:
 
 
 def chosen(args: argparse.Namespace) -> list[Row]:
-    """The rows that the flags name."""
+    """The rows that the flags name, at least one.
+
+    Raises:
+      ValueError: there is none.
+    """
     check_known("table", args.table, TABLES)
     rows = list(TABLES[args.table].rows)
     for flag, key in (("datasets", "dataset"), ("methods", "method")):
-        for name in filter(None, getattr(args, flag).split(",")):
-            check_known(f"{key} of {args.table}:", name, {getattr(row, key) for row in rows})
-        if given := getattr(args, flag):
-            rows = [row for row in rows if getattr(row, key) in given.split(",")]
+        given = getattr(args, flag)
+        if given is not None:
+            known = list(dict.fromkeys(getattr(row, key) for row in rows))
+            found = command.split(given, f"{key} of {args.table}", known)
+            rows = [row for row in rows if getattr(row, key) in found]
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command.Parser(__doc__)
     parser.add_argument("--table", required=True, help=", ".join(TABLES))
-    parser.add_argument("--datasets", default="", help="only these")
-    parser.add_argument("--methods", default="", help="only these")
-    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on")
+    parser.add_argument("--datasets", help="only these")
+    parser.add_argument("--methods", help="only these")
+    several = command.number(1, 1000)
+    parser.add_argument("--seeds", type=several, default=1, help="how many, from 0 on")
     parser.add_argument("--protocol", default="paper", choices=runs.PROTOCOLS)
-    parser.add_argument("--budget", type=float, default=0, help="seconds; 0: no limit")
-    parser.add_argument("--students", type=int, default=1, help="methods in one program")
-    parser.add_argument("--devices", type=int, default=1, help="runs side by side, one per device")
-    parser.add_argument("--weights", type=Path, help="folder of published weights")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/tables"))
-    parser.add_argument("--results", type=Path, default=ledger.RESULTS)
+    seconds = command.number(0, 1e9, float)
+    parser.add_argument("--budget", type=seconds, default=0, help="seconds; 0: no limit")
+    parser.add_argument("--students", type=several, default=1, help="methods in one program")
+    parser.add_argument(
+        "--devices", type=command.number(1, 64), default=1, help="runs side by side, one per device"
+    )
+    parser.add_argument("--weights", type=command.folder, help="folder of published weights")
+    parser.add_argument("--workdir", type=command.writable, default=Path("runs/tables"))
+    parser.add_argument("--results", type=command.writable, default=ledger.RESULTS)
     args = parser.parse_args()
+    try:
+        todo = queue(chosen(args), args.protocol, args.seeds)
+        problems = ledger.read(args.results)[1]
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     if args.devices > 1:
         sys.exit(spread(args.devices))
     logging.set_verbosity(logging.ERROR)
     cache_compilations()
     worker = Worker(args.workdir, args.results, args.weights)
-    try:
-        todo = queue(chosen(args), args.protocol, args.seeds)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    for problem in ledger.read(args.results)[1]:
+    for problem in problems:
         say(f"warning: {problem}")
     done = worker.done()
     left = [run for run in todo if run.hash not in done]

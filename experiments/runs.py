@@ -97,11 +97,15 @@ def read(text: str) -> ConfigDict:
     Raises:
       ValueError: it does not exist (any more).
     """
-    module, _, arg = text.partition(":")
+    name, _, arg = text.partition(":")
     try:
-        return importlib.import_module(f"configs.{module}").get_config(arg)
+        module = importlib.import_module(f"configs.{name}")
     except ModuleNotFoundError as error:
-        raise ValueError(f"{text}: there is no configs/{module}.py") from error
+        raise ValueError(f"{text}: there is no configs/{name}.py") from error
+    if not hasattr(module, "get_config") or name == "common":
+        raise ValueError(f"{text}: configs/{name}.py is no configuration")
+    try:
+        return module.get_config(arg)
     except (ValueError, KeyError) as error:
         raise ValueError(f"{text}: {error}") from error
 

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 
 from atkd_jax import models
+from atkd_jax.data import load
 from atkd_jax.data.spec import IMAGENET_SIZES, KNOWN
 from atkd_jax.models.size import count_macs
 from experiments import runs
@@ -28,7 +29,7 @@ def work_of(config, data: str) -> tuple[float, int]:
     if data == "imagenet":
         size, classes, images = 224, 1000, IMAGENET_SIZES[0]
     else:
-        spec = KNOWN[data]
+        spec = KNOWN[data] if data in KNOWN else load(data).spec  # digits are at hand
         size, classes, images = spec.image_shape[0], spec.num_classes, spec.num_train
     work = 3 * macs_of(config.student, size, classes)
     if config.terms:

@@ -9,9 +9,8 @@ Warm-ups of 20 epochs (DKD, ReviewKD) are left out. Run again, it goes on with w
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +20,23 @@ from atkd_jax import data
 from atkd_jax.main import cache_compilations
 from atkd_jax.train import train_and_evaluate
 from configs import cifar10, methods
+from experiments import command
+from experiments.measure import metrics
+from experiments.schema import VALUE
 
 IMAGES, TEACHER_TOP1 = 10_000, 91.73
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", required=True, help="akamaster's resnet20-12fca82f.th")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/train_all"))
-    parser.add_argument("--methods", default=",".join(methods.METHODS))
-    parser.add_argument("--epochs", type=int, default=2)
+    parser = command.Parser(__doc__)
+    parser.add_argument(
+        "--weights", type=command.file, required=True, help="akamaster's resnet20-12fca82f.th"
+    )
+    parser.add_argument("--workdir", type=command.writable, default=Path("runs/train_all"))
+    parser.add_argument(
+        "--methods", type=command.names("method", methods.METHODS), default=[*methods.METHODS]
+    )
+    parser.add_argument("--epochs", type=command.number(1, 10**6), default=2)
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
     cache_compilations()
@@ -38,10 +44,10 @@ def main() -> None:
     subset = write_subset(args.workdir / "cifar10.npz")
     print("| method | top-1 | loss terms, first epoch -> last | seconds |")
     print("|---|---|---|---|")
-    for method in args.methods.split(","):
+    for method in args.methods:
         config = cifar10.get_config(f"method={method},pair=r20_r8,teacher=akamaster")
         config.data.name = f"npz:{subset}"
-        config.teacher.weights, config.teacher.expect_top1 = args.weights, TEACHER_TOP1
+        config.teacher.weights, config.teacher.expect_top1 = str(args.weights), TEACHER_TOP1
         config.epochs = args.epochs
         config.schedule.update(name="onecycle", warmup_epochs=0.5)
         for term in config.terms.values():
@@ -50,10 +56,13 @@ def main() -> None:
         workdir = args.workdir / method
         with workdir.with_suffix(".log").open("a") as file, contextlib.redirect_stdout(file):
             result = train_and_evaluate(config, workdir)
-        rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        terms = {term: f"train/{term}" for term in ("ce", *config.terms)}
+        try:
+            rows = metrics(workdir, config.epochs, dict.fromkeys(terms.values(), VALUE))
+        except ValueError as error:
+            sys.exit(f"error: {error}")
         losses = ", ".join(
-            f"{term} {rows[0][f'train/{term}']:.4g} -> {rows[-1][f'train/{term}']:.4g}"
-            for term in ("ce", *config.terms)
+            f"{term} {rows[0][key]:.4g} -> {rows[-1][key]:.4g}" for term, key in terms.items()
         )
         print(f"| {method} | {result['last']['top1']:.2f} | {losses} | {result['seconds']:.0f} |")
 
@@ -74,4 +83,5 @@ def write_subset(path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    with command.in_words():
+        main()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import shutil
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from atkd_jax.signals import Interrupted, stop_signal
 from atkd_jax.train import train_and_evaluate
@@ -42,9 +43,13 @@ class Worker:
             config.teacher.weights = str(published(config.teacher.weights, self.weights))
 
     def lock(self, run: Run) -> IO | None:
-        """A file that keeps others from a run while it is open; None if another has the run."""
+        """A file that keeps others from a run while it is open; None if another has the run.
+
+        What the file holds does not matter. A link is not followed: its end is nobody's lock.
+        """
         self.workdir.mkdir(parents=True, exist_ok=True)
-        file = (self.workdir / f"{run.hash}.lock").open("w")
+        path = self.workdir / f"{run.hash}.lock"
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -93,11 +98,25 @@ class Worker:
                 train_company([group[i].config for i in todo], [folders[i] for i in todo])
             for run, folder in zip(group, folders, strict=True):
                 summary = train_and_evaluate(run.config, folder)  # reads it, if it is there
-                line = measure(run, folder, summary, self.commit)
                 if run.hash not in done:  # a teacher is trained again where its weights are not
-                    ledger.append(self.results / f"{run.config.data.name}.jsonl", line)
+                    self.tell(run, folder, summary)
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
                 say(f"{run.text} {run.role} seed {run.seed}: top-1 {summary['last']['top1']:.2f}")
+
+    def tell(self, run: Run, folder: Path, summary: dict[str, Any]) -> None:
+        """Adds the result line of a run that is finished."""
+        try:
+            line = measure(run, folder, summary, self.commit)
+            ledger.append(self.results / f"{run.config.data.name}.jsonl", line)
+        except ValueError as error:
+            raise ValueError(
+                f"{folder} gives no result: {error}; move the folder away, and the same command"
+                " trains the run again"
+            ) from error
+
+    def trained(self, group: list[Run]) -> bool:
+        """Whether all of these are finished, so that nothing but their measurement is left."""
+        return all((self.folder(run) / "summary.json").exists() for run in group)
 
 
 def say(text: str) -> None:

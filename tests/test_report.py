@@ -2,12 +2,13 @@
 
 import base64
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from result_lines import AT, KD, line, write
 
-from experiments import cells, report, roc, summary
+from experiments import cells, figures, report, roc, summary
 from experiments.cells import (
     Cell,
     Paired,
@@ -149,19 +150,33 @@ def test_a_document_is_whole_markdown_and_one_html_file(tmp_path):
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
-def test_the_report_says_what_was_not_run_and_draws_what_was(tmp_path, monkeypatch):
+@pytest.fixture
+def make_report(tmp_path, monkeypatch):
+    """Makes a report of some tables on what lies in tmp_path/results, and returns its text."""
+
+    def make(tables, *flags):
+        for module in (report, cells):
+            monkeypatch.setattr(module, "TABLES", tables)
+        folders = (
+            f"--results={tmp_path / 'results'}",
+            f"--workdir={tmp_path}",
+            f"--out={tmp_path}",
+        )
+        monkeypatch.setattr("sys.argv", ["report", *folders, *flags])
+        report.main()
+        return (tmp_path / "REPORT.md").read_text(encoding="utf-8")
+
+    return make
+
+
+def test_the_report_says_what_was_not_run_and_draws_what_was(tmp_path, make_report):
     runs_done = [line(KD, s, 98.0 + s) for s in (0, 1)] + [line(AT, s, 97.0 + s) for s in (0, 1)]
     write(tmp_path / "results", *runs_done)
     with (tmp_path / "results" / "digits.jsonl").open("a") as file:
         file.write("broken\n")
     gone = Table("Gone", (Row("digits:method=kdd"),))
     tables = {"digits": TABLES["digits"], "rtk_table1": TABLES["rtk_table1"], "gone": gone}
-    monkeypatch.setattr(report, "TABLES", tables)
-    monkeypatch.setattr(cells, "TABLES", tables)
-    monkeypatch.setattr("sys.argv", ["report", f"--results={tmp_path / 'results'}",
-                                     f"--workdir={tmp_path}", f"--out={tmp_path}"])  # fmt: skip
-    report.main()
-    text = (tmp_path / "REPORT.md").read_text()
+    text = make_report(tables)
     assert "| kd | 98.50 ± 0.71 (2) |  | 78,042 | 20 | `digits:method=kd` |" in text
     assert "| at | 97.50 ± 0.71 (2) | -1.00 ± 0.00 | 78,042 | 20 | `digits:method=at` |" in text
     assert "| rtk | cifar10 | 93.40 | not run | `cifar10:method=rtk,pair=r56_r20` |" in text
@@ -170,6 +185,84 @@ def test_the_report_says_what_was_not_run_and_draws_what_was(tmp_path, monkeypat
     assert text.index("| kd | 98.50") < text.index("| rtk | cifar10") < text.index("![")
     assert (tmp_path / "figures" / "digits-digits-quick-curves.svg").stat().st_size > 1000
     assert "data:image/svg+xml;base64," in (tmp_path / "report.html").read_text()
+    assert not list(tmp_path.rglob("*draft*"))
+
+
+TWO = {"digits": TABLES["digits"], "small": TABLES["cifar10_small"]}
+SMALL = "cifar10:method=kd,pair=r20_r8,teacher=akamaster"
+
+
+@pytest.mark.parametrize(
+    "lines, cells",
+    [
+        ([], "| digits | 20 |  | `digits:method=kd` |  |"),
+        ([line(SMALL, 0, 60.0)], "| digits | 20 |  | `digits:method=kd` | "),
+        ([line(KD, 3, 98.0)], "| kd | 98.00 (1) | 78,042 | 10 | `digits:method=kd` |"),
+        ([line(KD, 0, 98.0, "teacher")], "| kd | not run | "),
+    ],
+)
+def test_a_report_of_few_results_is_whole(tmp_path, make_report, lines, cells):
+    write(tmp_path / "results", *lines)
+    (tmp_path / "results" / "digits.jsonl").rename(tmp_path / "results" / "any name.jsonl")
+    (tmp_path / "results" / "notes.md").write_text("not read")
+    text = make_report(TWO)
+    assert cells in text and "left out" not in text
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--results={}/none", "argument --results: {}/none is no folder"),
+        ("--results={}/file", "argument --results: {}/file is no folder"),
+        ("--out={}/file", "argument --out: {}/file is no folder"),
+        ("--out={}/file/report", "argument --out: {}/file is no folder"),
+        ("--weights={}/none", "argument --weights: {}/none is no folder"),
+        ("--out=gs://bucket/x", "argument --out: gs://bucket/x is a bucket; give a folder"),
+        ("--output=x", "unrecognized arguments: --output=x"),
+    ],
+)
+def test_a_mistake_in_the_flags_is_one_line_and_writes_nothing(
+    tmp_path, make_report, capsys, flag, message
+):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "results").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        make_report(TWO, flag.format(tmp_path))
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    assert told.err.startswith(f"error: {message.format(tmp_path)}") and told.err.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "results"]
+
+
+def test_a_figure_that_fails_is_named_and_the_one_drawn_before_is_kept(
+    tmp_path, make_report, monkeypatch
+):
+    write(tmp_path / "results", line(KD, 0, 98.0))
+    drawn = tmp_path / "figures" / "digits-digits-quick-curves.svg"
+    drawn.parent.mkdir()
+    drawn.write_text("before")
+
+    def fail(*_, **__):
+        raise ValueError("no such glyph")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    text = make_report({"digits": TABLES["digits"]})
+    assert "digits-digits-quick-curves.svg is not drawn: no such glyph" in text
+    assert "| kd | 98.00 (1) |" in text and drawn.read_text() == "before"
+
+
+@pytest.mark.parametrize(
+    "name", ["$_$", "50%_$$", r"\frac", "a\nb", "\udcff", "\0", "-->", "", "_x"]
+)
+def test_a_class_name_is_drawn_as_it_is(tmp_path, name):
+    tpr = {"tpr": [0.0, 1.0], "area": 0.5}
+    curves = {"fpr": [0.0, 1.0], "curves": {"micro": tpr, "0": tpr, "1": tpr}}
+    taught = line(KD, 0, 98.0, class_names=[name, "$x$"], roc=curves)
+    drawn = figures.roc([Cell(Row(KD), "quick", {0: 98.0}, 1.0, {0: taught})], tmp_path / "a.svg")
+    root = ElementTree.parse(drawn).getroot()
+    assert root.tag.endswith("svg")
+    if name.isalnum() or name.startswith(("$", "5")):  # text is drawn as paths, under a comment
+        assert f"<!-- class {name} (area 0.5000) -->" in drawn.read_text()
 
 
 def test_a_short_table_is_held_against_the_papers_order():

@@ -1,14 +1,17 @@
 """A run has a name, is done once, and survives being stopped."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from result_lines import line
 
 from atkd_jax.signals import StopSignal, stop_signal
-from experiments import ledger, run, runs, worker
+from experiments import ledger, measure, run, runs, worker
+from experiments.schema import CURVES
 from experiments.tables import TABLES, Row
 
 
@@ -145,6 +148,152 @@ def test_a_company_goes_on_without_the_one_that_failed(tmp_path):
     failed = run.fill(fragile, [todo], StopSignal())
     assert fragile.done == [todo[0], todo[2]]
     assert len(failed) == 1 and "digits:method=at seed 0: the loss of at" in failed[0]
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """Two finished runs of one company, whose export is not looked at, and their worker."""
+    group = [runs.resolve(f"digits:method={method}") for method in ("kd", "at")]
+    for one in group:
+        folder = tmp_path / "runs" / one.hash
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text("{}")
+        rows = [{"epoch": n + 1} | dict.fromkeys(CURVES, 1.0) for n in range(12)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "runs" / group[0].teacher.hash).mkdir()
+    (tmp_path / "runs" / group[0].teacher.hash / "summary.json").write_text("{}")
+    monkeypatch.setattr(worker, "train_and_evaluate", lambda *_: {"last": {"top1": 1.0}})
+
+    def measure_no_network(run, folder, *_):
+        curves = measure.history(folder, 12)
+        return line(run.text, 0, 1.0, history=curves, matrix=measure.matrix(folder, 12)) | {
+            "best": {"epoch": 1, "top1": 1.0, "top5": 1.0, "loss": 1.0}
+        }
+
+    monkeypatch.setattr(worker, "measure", measure_no_network)
+    return worker.Worker(tmp_path / "runs", tmp_path / "results", None), group
+
+
+def drop_a_row(folder):
+    path = folder / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+def write_metrics(text):
+    return lambda folder: (folder / "metrics.jsonl").write_bytes(text)
+
+
+def write_matrix(folder):
+    (folder / "epochs").mkdir()
+    (folder / "epochs" / "0012.npz").write_bytes(b"PK")
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (drop_a_row, "metrics.jsonl has 11 of 12 epochs"),
+        (lambda folder: (folder / "metrics.jsonl").unlink(), "No such file"),
+        (write_metrics(b""), "metrics.jsonl has 0 of 12 epochs"),
+        (write_metrics(b"[]\n"), "metrics.jsonl:1 is damaged: it is not a JSON object"),
+        (write_metrics(b"\xff\n"), "metrics.jsonl:1 is damaged: 'utf-8' codec"),
+        (write_metrics(b"\0" * 99), "metrics.jsonl:1 is damaged"),
+        (write_metrics(b"[" * 10**5), "metrics.jsonl:1 is damaged"),
+        (write_metrics(b'{"epoch": 1}\n'), "metrics.jsonl:1 is damaged: it has no train/loss"),
+        (write_metrics(b'{"epoch": 1, "train/loss": NaN, "test/loss": 1, "test/top1": 1}\n'),
+         "metrics.jsonl:1 is damaged: its train/loss is nan"),
+        (write_metrics(b'{"epoch": 2, "train/loss": 1, "test/loss": 1, "test/top1": 1}\n'),
+         "metrics.jsonl:1 is damaged: it is of epoch 2"),
+        (write_matrix, "0012.npz is damaged or missing"),
+    ],
+)  # fmt: skip
+def test_a_finished_run_that_is_damaged_is_named_and_the_others_are_measured(
+    finished, capfd, damage, message
+):
+    ours, group = finished
+    damage(ours.folder(group[0]))
+    for _ in range(2):  # as often as the command is given
+        (failed,) = run.fill(ours, [group], StopSignal())
+        assert "\n" not in failed and message in failed and str(ours.folder(group[0])) in failed
+        assert list(ledger.lines(ours.results)[0]) == [group[1].hash]
+        assert len((ours.results / "digits.jsonl").read_text().splitlines()) == 1
+    assert ours.folder(group[0]).exists()
+
+
+def test_a_result_that_the_reader_would_reject_is_named_and_not_written(finished, monkeypatch):
+    ours, group = finished
+    monkeypatch.setattr(worker, "measure", lambda run, *_: line(run.text, 0, 1.0, seconds=-1.0))
+    (failed,) = run.fill(ours, [group[:1]], StopSignal())
+    assert "gives no result: its seconds is -1.0" in failed and "move the folder away" in failed
+    assert not ours.results.exists()
+
+
+def test_a_lock_is_a_lock_whatever_it_holds_and_no_link(pretended, tmp_path):
+    ours, _ = pretended
+    kd = runs.resolve("digits:method=kd")
+    path = ours.workdir / f"{kd.hash}.lock"
+    ours.workdir.mkdir()
+    path.write_bytes(b"\xff half")
+    with ours.lock(kd):
+        assert ours.lock(kd) is None
+    path.unlink()
+    with ours.lock(kd):
+        assert path.exists()
+    path.unlink()
+    (tmp_path / "mine").write_text("mine")
+    path.symlink_to(tmp_path / "mine")
+    ours.folder(kd.teacher).mkdir()
+    (ours.folder(kd.teacher) / "summary.json").write_text("{}")
+    (failed,) = run.fill(ours, [[kd]], StopSignal())
+    assert str(path) in failed and (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_workdir_that_went_away_does_not_end_the_queue_in_a_trace(tmp_path):
+    (tmp_path / "runs").write_text("mine")
+    gone = worker.Worker(tmp_path / "runs", tmp_path / "results", None)
+    todo = [[runs.resolve(f"digits:method={method}")] for method in ("none", "kd")]
+    failed = run.fill(gone, todo, StopSignal())
+    assert len(failed) == 2 and all(str(tmp_path / "runs") in told for told in failed)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("", "the following arguments are required: --table"),
+        ("--table=digit", "unknown table 'digit'; did you mean 'digits'?"),
+        ("--table=", "unknown table ''"),
+        ("--table=digits --methods=kd,,kdd", "unknown method of digits 'kdd'; did you mean 'kd'?"),
+        ("--table=digits --methods=", "no method of digits is named; choose from: teacher, none"),
+        ("--table=digits --datasets=,", "no dataset of digits is named; choose from: digits"),
+        ("--table=digits --datasets=mnist", "unknown dataset of digits 'mnist'"),
+        ("--table=rtk_table2 --datasets=svhn --methods=kd", "unknown method of rtk_table2 'kd'"),
+        ("--table=digits --protocol=fast", "argument --protocol: invalid choice: 'fast'"),
+        *((f"--table=digits --{flag}={value}", f"argument --{flag}: '{value}' is no whole number")
+          for flag in ("seeds", "students", "devices") for value in ("0", "-1", "nan", "1.5", "")),
+        *((f"--table=digits --budget={value}", f"argument --budget: '{value}' is no number from 0")
+          for value in ("nan", "inf", "-1", "1e30", "x", "")),
+        ("--table=digits --weights={}/none", "argument --weights: {}/none is no folder"),
+        ("--table=digits --weights={}/file", "argument --weights: {}/file is no folder"),
+        ("--table=digits --workdir={}/file", "argument --workdir: {}/file is no folder"),
+        ("--table=digits --results={}/file/x", "argument --results: {}/file is no folder"),
+        ("--table=digits --results={}/link", "argument --results: {}/link is no folder"),
+        ("--table=digits --workdir=s3://x", "argument --workdir: s3://x is a bucket"),
+        ("--table=digits --seed=1", "unrecognized arguments: --seed=1"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_flags_is_one_line_and_writes_nothing(
+    tmp_path, monkeypatch, capsys, flags, message
+):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["run", *flags.format(tmp_path).split()])
+    with pytest.raises(SystemExit) as ended:
+        run.main()
+    told = ended.value.code if isinstance(ended.value.code, str) else capsys.readouterr().err
+    assert told.startswith(f"error: {message.format(tmp_path)}")
+    assert ended.value.code and len(told.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_who_listens_for_signals_within_a_listener_hears_the_same():

@@ -27,8 +27,8 @@ def append(path: Path, line: Line) -> None:
       ValueError: it is no result.
       OSError: it cannot be written. The file is as it was, in both cases.
     """
-    check(line)
-    text = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    text = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+    parse(text)  # as readers will
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -99,18 +99,13 @@ def parse(text: bytes) -> Line:
       ValueError: it holds none.
     """
     try:
-        line = json.loads(text, parse_constant=refuse)
+        line = json.loads(text)
     except UnicodeDecodeError as error:
         raise ValueError("it is not UTF-8") from error
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"it is not whole JSON ({error})") from error
     check(line)
     return line
-
-
-def refuse(constant: str) -> None:
-    """Python reads and writes NaN and Infinity, which are no JSON."""
-    raise ValueError(f"it holds {constant}")
 
 
 def taught_differently(results: dict[str, Line]) -> list[str]:

@@ -43,7 +43,7 @@ def test_what_is_no_result_is_named(tmp_path, text, message):
         ("resolved", [], "its resolved is a list, not an object"),
         ("last", {}, "it has no last.epoch, last.top1, last.top5, last.loss"),
         ("history", None, "its history is null, not an object"),
-        ("seconds", float("nan"), "it holds NaN"),
+        ("seconds", float("nan"), "its seconds is nan, not a number from 0 to 1e+12"),
         ("seconds", -1.0, "its seconds is -1.0, not a number from 0 to 1e+12"),
         ("seed", True, "its seed is True, not a whole number"),
         ("company", 10**30, "its company is a huge number, not a whole number"),
@@ -56,6 +56,12 @@ def test_a_line_with_a_damaged_part_is_named(tmp_path, key, value, message):
     results, problems = write(tmp_path, line(KD, 0, 90.0) | {key: value}, line(KD, 1, 91.0))
     assert [one["seed"] for one in results.values()] == [1]
     assert problems[0].startswith("digits.jsonl:1 is left out") and message in problems[0]
+
+
+def test_a_line_is_judged_as_it_will_be_read(tmp_path):
+    ledger.append(tmp_path / "digits.jsonl", line(KD, 0, 90.0, class_names=("0", "1")))
+    ((_, read),) = ledger.lines(tmp_path)[0].popitem()[1]
+    assert read["class_names"] == ["0", "1"]
 
 
 def test_a_line_that_is_no_result_is_not_written(tmp_path):

@@ -193,5 +193,4 @@ def pillow(source: data.StreamSource) -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    with command.in_words():
-        main()
+    main()

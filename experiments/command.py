@@ -12,7 +12,7 @@ from pathlib import Path
 
 from atkd_jax.errors import check_known
 from atkd_jax.main import on_purpose
-from atkd_jax.signals import Interrupted
+from atkd_jax.signals import Interrupted, stop_signal
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,6 +68,12 @@ def folder(text: str) -> Path:
     return path
 
 
+def place(text: str) -> Path:
+    """A folder to read from, which need not be there; `~` is the user's."""
+    path = Path(text).expanduser()
+    return folder(text) if os.path.lexists(path) else path
+
+
 def file(text: str) -> Path:
     """A file that is there; `~` is the user's."""
     path = Path(text).expanduser()
@@ -93,7 +99,8 @@ def writable(text: str) -> Path:
 def in_words() -> Iterator[None]:
     """Ends the command in one line where it is stopped, or an error tells what to do."""
     try:
-        yield
+        with stop_signal():  # between its trainings, too
+            yield
     except Interrupted as stopped:
         print(f"stopped: {stopped}; the same command goes on from there")
         sys.exit(0)

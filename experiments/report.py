@@ -218,7 +218,7 @@ def write(path: Path, text: str) -> None:
 
 def main() -> None:
     parser = command.Parser(__doc__)
-    parser.add_argument("--workdir", type=command.writable, default=Path("runs/tables"))
+    parser.add_argument("--workdir", type=command.place, default=Path("runs/tables"))
     parser.add_argument("--weights", type=command.folder, help="folder of published weights")
     parser.add_argument("--results", type=command.folder, default=ledger.RESULTS)
     parser.add_argument("--out", type=command.writable, default=Path(__file__).parent)

@@ -72,28 +72,29 @@ def budget(seconds: float) -> Iterator[StopSignal]:
 
 
 def fill(worker: Worker, todo: list[list[Run]], stop: StopSignal) -> list[str]:
-    """Works through the queue; what failed, in words."""
+    """Works through the queue until a signal comes; what failed, in words."""
     failed = []
-    for group in todo:
-        if stop.asked:
-            break
-        try:
-            worker.work(group)
-        except Interrupted:
-            break
-        except Exception as error:  # whatever it is, the rest of the queue goes on
-            told = f"{group[0].text} seed {group[0].seed}: {describe(error)}"
-            log = worker.folder(group[0]).with_suffix(".log")
-            with contextlib.suppress(OSError), log.open("a") as file:  # the disk may be what failed
-                traceback.print_exc(file=file)
-                told += f" (see {log})"
-            alone = isinstance(error, FloatingPointError) or worker.trained(group)
-            if alone and len(group) > 1:
-                say(f"{told}; its company goes on one by one")
-                failed += fill(worker, [[run] for run in group], stop)
-            else:
-                say(f"error: {told}")
-                failed.append(told)
+    with contextlib.suppress(Interrupted):
+        for group in todo:
+            if stop.asked:
+                break
+            try:
+                worker.work(group)
+            except Interrupted:
+                raise
+            except Exception as error:  # whatever it is, the rest of the queue goes on
+                told = f"{group[0].text} seed {group[0].seed}: {describe(error)}"
+                log = worker.folder(group[0]).with_suffix(".log")
+                with contextlib.suppress(OSError), log.open("a") as file:  # or the disk is full
+                    traceback.print_exc(file=file)
+                    told += f" (see {log})"
+                alone = isinstance(error, FloatingPointError) or worker.trained(group)
+                if alone and len(group) > 1:
+                    say(f"{told}; its company goes on one by one")
+                    failed += fill(worker, [[run] for run in group], stop)
+                else:
+                    say(f"error: {told}")
+                    failed.append(told)
     return failed
 
 
@@ -171,7 +172,8 @@ def main() -> None:
         say(f"warning: {problem}")
     done = worker.done()
     left = [run for run in todo if run.hash not in done]
-    with budget(args.budget) as stop:
+    failed = []
+    with budget(args.budget) as stop, contextlib.suppress(Interrupted):
         say(f"{len(todo)} runs, {len(todo) - len(left)} of them done")
         failed = fill(worker, groups(left, args.students), stop)
     if stop.asked:

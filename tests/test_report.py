@@ -216,6 +216,7 @@ def test_a_report_of_few_results_is_whole(tmp_path, make_report, lines, cells):
         ("--results={}/file", "argument --results: {}/file is no folder"),
         ("--out={}/file", "argument --out: {}/file is no folder"),
         ("--out={}/file/report", "argument --out: {}/file is no folder"),
+        ("--workdir={}/file", "argument --workdir: {}/file is no folder"),
         ("--weights={}/none", "argument --weights: {}/none is no folder"),
         ("--out=gs://bucket/x", "argument --out: gs://bucket/x is a bucket; give a folder"),
         ("--output=x", "unrecognized arguments: --output=x"),

@@ -296,6 +296,29 @@ def test_a_mistake_in_the_flags_is_one_line_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_signal_between_two_runs_ends_the_queue_in_words(tmp_path, monkeypatch):
+    class Stopped:
+        tried = 0
+
+        def folder(self, run):
+            return tmp_path / run.hash
+
+        def work(self, group):
+            self.tried += 1
+            raise ValueError("fails at once")
+
+        def trained(self, group):
+            return False
+
+    todo = [[runs.resolve(f"digits:method={method}")] for method in ("none", "kd")]
+    monkeypatch.setattr(run, "say", lambda _: signal.raise_signal(signal.SIGTERM))
+    stopped = Stopped()
+    with run.budget(0) as stop:
+        run.fill(stopped, todo, stop)
+        assert stop.asked
+    assert stopped.tried == 1
+
+
 def test_who_listens_for_signals_within_a_listener_hears_the_same():
     with run.budget(0.01) as outer:
         while not outer.asked:

@@ -145,6 +145,7 @@ OPCODES = st.sampled_from([opcode.code.encode("latin-1") for opcode in pickletoo
 PIECES = (
     st.builds(bytes.__add__, OPCODES, st.binary(max_size=9))
     | st.sampled_from([*instructions(CODE), SHARED, TWICE])
+    | st.sampled_from((-1, 0, 1, 5, 24, 1000, 2**30)).map(opcodes)
     | st.sampled_from(["os\nsystem", "builtins\neval", "torch\nload", "torch\nFloatStorage"]).map(
         lambda name: f"c{name}\n".encode()
     )

@@ -8,7 +8,6 @@ import tarfile
 from pathlib import Path
 
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -72,6 +71,14 @@ def net(key="0"):
 
 
 TWO = {"0": NUMBERS, "1": NUMBERS + 100}
+
+
+def test_an_old_file_may_have_a_newer_protocol(tmp_path):
+    framed = b"\x80\x04\x95" + (13).to_bytes(8, "little")
+    data = legacy_bytes(pickled(net()), {"0": NUMBERS})
+    assert data.startswith(b"\x80\x02\x8a")
+    (tmp_path / "net.pth").write_bytes(framed + data[2:])
+    assert list(load_torch(tmp_path / "net.pth").tensors) == ["fc.weight", "fc.bias"]
 
 
 @both_formats
@@ -143,7 +150,7 @@ def test_safetensors_are_read_in_every_type(tmp_path):
     for name, array in tensors.items():
         np.testing.assert_array_equal(read[name], array)
         assert read[name].dtype == array.dtype
-    small = np.array([0.5, -2, 3], ml_dtypes.float8_e4m3fn)
+    small = np.array([0.5, -2, 3], jnp.float8_e4m3fn)
     header = {"fc.a": {"dtype": "F8_E4M3", "shape": [3], "data_offsets": [0, 3]}}
     (tmp_path / "net").write_bytes(safetensors_bytes(header, small.tobytes()))
     np.testing.assert_array_equal(load_torch(tmp_path / "net").tensors["fc.a"], small)

@@ -31,9 +31,9 @@ SKIPPED = {
     "pathlib.PosixPath",
     "torch.device",
 } | {
-    f"numpy.{core}.multiarray.{name}"
+    f"numpy.{core}.{name}"
     for core in ("core", "_core")
-    for name in ("scalar", "_reconstruct")
+    for name in ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
 }
 TENSORS = (
     "torch._utils._rebuild_tensor",
@@ -167,7 +167,7 @@ def load(file: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
 CONSTANTS = {
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 
 

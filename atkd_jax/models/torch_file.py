@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 
 from atkd_jax.models import plain_pickle
@@ -40,8 +39,8 @@ SAFETENSORS = {
     "F32": np.float32,
     "F16": np.float16,
     "BF16": jnp.bfloat16,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E4M3": jnp.float8_e4m3fn,
+    "F8_E5M2": jnp.float8_e5m2,
     "I64": np.int64,
     "I32": np.int32,
     "I16": np.int16,
@@ -53,9 +52,11 @@ SAFETENSORS = {
     "BOOL": np.bool_,
 }
 
-# How torch.save began a file before PyTorch 1.6: protocol 2, and this number as a pickle.
+# torch.save began a file with this number as a pickle before PyTorch 1.6, mostly of protocol 2;
+# from protocol 4 on, nine bytes of a frame come before it.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
+LEGACY_NUMBER = b"\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
+LEGACY_START = b"\x80\x02" + LEGACY_NUMBER
 ZIP_START = b"PK\x03\x04"
 MOST_DESCRIPTION = 2**24  # bytes that tell of tensors; of a ResNet-50's 320 it takes 2**16
 AGAIN = "download or copy it again"
@@ -116,7 +117,7 @@ def _kind(path: Path) -> str:
             "it is a web page and not the weights: the link led to a page about them, or the"
             " download failed; open it in a browser to see what it says"
         )
-    if head.startswith(LEGACY_START):
+    if head[:1] == b"\x80" and LEGACY_NUMBER in head[:24]:
         return "legacy"
     if head.startswith(ZIP_START):
         return "zip"

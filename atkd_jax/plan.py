@@ -15,7 +15,7 @@ import numpy as np
 from jax import ShapeDtypeStruct as Shape
 from ml_collections import ConfigDict
 
-from atkd_jax import build, data
+from atkd_jax import build, data, teacher
 from atkd_jax.data import MemorySource, prepared
 from atkd_jax.data import spec as specs
 from atkd_jax.feed import MemoryFeed, StreamFeed
@@ -98,6 +98,7 @@ def on_paper(config: ConfigDict) -> Program:
     """The program of a run, with a PaperFeed."""
     config = config.copy_and_resolve_references()
     if config.teacher.weights:  # shapes need none
+        teacher.given_statistics(config)
         config.teacher.update(weights="", weights_key="", mean=(), std=())
     parallel = make_parallel(config)
     return assemble(config, parallel, paper_feed(config, parallel))

@@ -35,9 +35,7 @@ def read_facts(config: ConfigDict) -> dict[str, Any]:
       ValueError: no such file, one of another kind, or a mean and std that make no sense or that
         the weights were not trained with.
     """
-    given = {key: tuple(config.teacher[key]) for key in ("mean", "std") if config.teacher[key]}
-    for key, value in given.items():
-        check_statistic(f"teacher.{key}", key, value)
+    given = given_statistics(config)
     if not config.teacher.weights:
         if given:
             raise ValueError(
@@ -62,6 +60,14 @@ def read_facts(config: ConfigDict) -> dict[str, Any]:
     return given
 
 
+def given_statistics(config: ConfigDict) -> dict[str, tuple]:
+    """teacher.mean and teacher.std, those that are given; ValueError if they make no sense."""
+    given = {key: tuple(config.teacher[key]) for key in ("mean", "std") if config.teacher[key]}
+    for key, value in given.items():
+        check_statistic(f"teacher.{key}", key, value)
+    return given
+
+
 def weights_path(config: ConfigDict) -> Path:
     return Path(config.teacher.weights).expanduser()
 
@@ -71,6 +77,10 @@ def export_facts(path: Path, given: dict[str, tuple], key: str) -> dict[str, Any
     if key:
         raise ValueError(f"teacher.weights {path} is an export of one network; drop weights_key")
     meta = checkpoint.read_export_meta(path)
+    for name in ("mean", "std"):
+        there = meta.get(name)
+        value = tuple(there) if isinstance(there, list) else (there,)
+        check_statistic(f"the {name} in {path / checkpoint.EXPORT_META}", name, value)
     for name, value in given.items():
         if value != tuple(meta[name]):
             raise ValueError(

@@ -55,7 +55,7 @@ MISTAKES = {
     "a data set": ([("data.name", "cifar11")], "did you mean '?cifar10"),
     "a missing npz": (
         [("data.name", "npz:/nowhere.npz")],
-        "/nowhere.npz cannot be read as .npz: no such file",
+        "/nowhere.npz cannot be read as .npz: No such file",
     ),
     "a student": ([("student", "resnet9")], "did you mean 'resnet"),
     "a teacher": ([("teacher.model", "resnet5")], "did you mean 'resnet"),

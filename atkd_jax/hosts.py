@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import time
 import zlib
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from atkd_jax import ranges
 
 FLAGS = "--coordinator_address=HOST:PORT, --num_processes and --process_id"
 GRACE = 2.0  # seconds that process 0 stays for the others to speak: all end when it does
@@ -42,7 +45,25 @@ def connect(address: str | None, num_processes: int | None, process_id: int | No
     elif any(value is None for value in given):
         raise ValueError(f"{FLAGS} belong together; give all three on every host, or none")
     else:
+        check_flags(*given)
         jax.distributed.initialize(*given, cluster_detection_method="deactivate")
+
+
+def check_flags(address: str, num_processes: int, process_id: int) -> None:
+    """Raises ValueError if there can be no such job: JAX would wait for it, or crash."""
+    host, _, port = address.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+        raise ValueError(
+            f"--coordinator_address={address} is not HOST:PORT with a port from 1 to {2**16 - 1}"
+        )
+    ranges.check("--num_processes", num_processes, ranges.whole(1))
+    ranges.check("--process_id", process_id, ranges.whole(0, num_processes - 1))
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+        if process_id == 0:
+            socket.create_server(("", int(port))).close()
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"--coordinator_address={address} cannot be used: {error}") from None
 
 
 def say(text: str) -> None:

@@ -5,17 +5,19 @@ python -m atkd_jax.main --config=configs/cifar10.py:method=kd,pair=r56_r20 --wor
 
 from __future__ import annotations
 
+import importlib.machinery
 import os
 import re
 import sys
 import traceback
+import types
 from pathlib import Path
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from atkd_jax import hosts
+from atkd_jax import hosts, settings
 from atkd_jax.plan import make_plan
 from atkd_jax.signals import Interrupted, stop_signal
 from atkd_jax.train import train_and_evaluate
@@ -58,7 +60,11 @@ def main(argv: list[str]) -> None:
 
 def train() -> None:
     """Trains, or prints the plan, as the flags say."""
+    if CONFIG.value is None:
+        raise ValueError("a run needs a configuration: add --config=configs/FILE.py")
     hosts.connect(ADDRESS.value, PROCESSES.value, PROCESS.value)
+    for line in settings.schedule_warnings(CONFIG.value):
+        hosts.say(f"warning: {line}")
     if CONFIG.value.dry_run:
         hosts.say("\n".join(make_plan(CONFIG.value)))
         return
@@ -84,14 +90,59 @@ def on_purpose(error: Exception) -> bool:
     return ours and last.line.startswith("raise ")
 
 
+class ConfigFile(flags.ArgumentParser):
+    """Reads FILE.py[:options]; a file that cannot be used ends the program with one line."""
+
+    def parse(self, path: str) -> ConfigDict:
+        file, *options = path.split(":", 1)
+        try:
+            loader = importlib.machinery.SourceFileLoader("config_file", file)
+            module = types.ModuleType(loader.name)
+            module.__file__ = file
+            sys.modules[loader.name] = module
+            loader.exec_module(module)
+            if not hasattr(module, "get_config"):
+                raise ValueError("it has no function get_config")
+            config = module.get_config(*options)
+            settings.check_keys(config)
+            return config.lock()
+        except Exception as error:
+            sys.exit(f"error: {where(file, error)}: {why(error)}")
+
+    def flag_type(self) -> str:
+        return "config object"
+
+
+flags.FLAGS["config"].parser = ConfigFile()
+
+
+def where(file: str, error: Exception) -> str:
+    """A configuration file and the line that it had come to."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if os.path.abspath(frame.filename) == os.path.abspath(file)
+    ]
+    if isinstance(error, SyntaxError) and error.filename == file:
+        lines.append(error.lineno)
+    return f"{file or '--config='}{f', line {lines[-1]}' if lines else ''}"
+
+
+def why(error: Exception) -> str:
+    """What an error says, in one line, and of what kind it is unless the words are enough."""
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+    return kind + " ".join(text.split())
+
+
 def parse_flags(argv: list[str]) -> list[str]:
-    """Reads the flags; a mistake in them, or in a configuration file's options, is one line."""
+    """Reads the flags; a mistake in them, or in a configuration, is one line."""
     try:
         rest = flags.FLAGS(argv)
         if CONFIG.value is not None:
-            _ = CONFIG.value.seed  # complains if there is no such file
+            settings.check(CONFIG.value)
         return rest
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         sys.exit(f"error: {one_line(error)}")
 
 
@@ -109,7 +160,6 @@ def one_line(error: Exception) -> str:
 def cli() -> None:
     """The console script `atkd`. The configs folder is found from where the command is typed."""
     sys.path.insert(0, os.getcwd())
-    flags.mark_flags_as_required(["config"])
     app.run(main, flags_parser=parse_flags)
 
 

@@ -153,6 +153,29 @@ def tap_pairs(
     return [(t.feats[tap], s.feats[tap]) for tap in taps]
 
 
+def map_pairs(
+    method: str, t: ModelOut, s: ModelOut, taps: Sequence[str] = ()
+) -> list[tuple[Array, Array]]:
+    """`tap_pairs` for methods that compare positions: every feature has to be a map [B, H, W, C].
+
+    Raises:
+      ValueError: as `tap_pairs`, or a feature has no positions.
+    """
+    t, s = (out._replace(feats=_maps(method, out, taps)) for out in (t, s))
+    return tap_pairs(method, t, s, taps)
+
+
+def _maps(method: str, out: ModelOut, taps: Sequence[str]) -> dict[str, Array]:
+    maps = {name: feat for name, feat in out.feats.items() if len(feat.shape) == 4}
+    for tap in taps:
+        if tap in out.feats and tap not in maps:
+            raise ValueError(
+                f"{method}: {tap} is no map of features, which is needed here; take one of"
+                f" {_list(out._replace(feats=maps))}"
+            )
+    return maps
+
+
 def last_stages(method: str, t: ModelOut, s: ModelOut) -> tuple[Array, Array]:
     """(teacher's, student's) last stage end, each network's own last.
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax import ShapeDtypeStruct as Shape
 from ml_collections import ConfigDict
 
-from atkd_jax import build, data, teacher
+from atkd_jax import build, data, settings, teacher
 from atkd_jax.data import MemorySource, prepared
 from atkd_jax.data import spec as specs
 from atkd_jax.feed import MemoryFeed, StreamFeed
@@ -115,6 +115,7 @@ def make_plan(config: ConfigDict) -> list[str]:
     Raises:
       ValueError: as a run with this configuration would, but for a teacher's missing weights.
     """
+    settings.check(config)
     weights = config.teacher.weights
     program = on_paper(config)
     feed = program.feed

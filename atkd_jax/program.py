@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from atkd_jax import build, teacher
+from atkd_jax import build, settings, teacher
 from atkd_jax.dispatch import make_dispatch
 from atkd_jax.feed import MemoryFeed, StreamFeed, make_feed, steps_per_dispatch
 from atkd_jax.parallel import Parallel
@@ -58,8 +58,8 @@ def make_program(config: ConfigDict) -> Program:
 
 
 def make_parallel(config: ConfigDict) -> Parallel:
-    """The devices; ValueError if a count is too small or the batch cannot be spread over them."""
-    build.check_ranges(config)
+    """The devices; ValueError if a setting is wrong or the batch cannot be spread over them."""
+    settings.check(config)
     parallel = Parallel(config.parallel)
     parallel.check_batch(config.batch_size)
     parts = len(parallel.devices) * config.accumulate
@@ -73,6 +73,7 @@ def make_parallel(config: ConfigDict) -> Parallel:
 
 def assemble(config: ConfigDict, parallel: Parallel, feed: Any) -> Program:
     """Everything but the data, of which shapes and numbers are enough here."""
+    settings.check_steps(config, feed.steps_per_epoch)
     bn_axis = parallel.axis_name if config.sync_batch_norm else None
     student = build.network(config, config.student, feed.spec, bn_axis)
     objective = build.objective(config, feed.steps_per_epoch, parallel.axis_name)

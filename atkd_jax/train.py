@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from atkd_jax import fingerprint, hosts, picture, teacher
+from atkd_jax import fingerprint, hosts, picture, settings, teacher
 from atkd_jax import workdir as files
 from atkd_jax.checkpoint import Checkpoints, save_export
 from atkd_jax.data.prefetch import Waiting
@@ -43,6 +43,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       OSError: a file cannot be written; the last good checkpoint stays.
       Interrupted: SIGTERM or SIGINT came to one of the hosts; everything is saved.
     """
+    settings.check(config)
     files.check(config, workdir)
     if (finished := files.read_summary(workdir)) is not None:
         hosts.say(f"{workdir} holds a finished run: top-1 {finished['last']['top1']:.2f}")

@@ -2,7 +2,7 @@
 
 import difflib
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from configs import methods, pairs
 
@@ -92,6 +92,8 @@ def set_method(config: ConfigDict, name: str, imagenet: bool = False) -> None:
     preset = lookup("method", name, table)
     config.ce_weight = preset["ce_weight"]
     config.terms = {term: methods.FIELDS[term] | fields for term, fields in preset["terms"].items()}
+    if attention := config.terms.get("self_attention"):  # a number or a name: any type
+        attention.scale = FieldReference(attention.scale, field_type=object)
 
 
 def set_pair(config: ConfigDict, name: str, imagenet: bool = False) -> None:

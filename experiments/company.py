@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from atkd_jax import build, fingerprint
+from atkd_jax import build, fingerprint, settings
 from atkd_jax import workdir as files
 from atkd_jax.checkpoint import Checkpoints, save_export
 from atkd_jax.dispatch import make_dispatch
@@ -125,6 +125,7 @@ def train_company(
     """
     check_members(configs)
     for config, workdir in zip(configs, workdirs, strict=True):
+        settings.check(config)
         files.check(config, workdir)
     with stop_signal() as stop:
         _train_company(configs, workdirs, stop, data_seed)

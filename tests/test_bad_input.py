@@ -84,13 +84,13 @@ MISTAKES = {
         [("terms", {"dkd": {"weight": 1.0}}), ("data.mix.mixup", 0.2)],
         "dkd needs one class per example, not a mixture of two; set data.mix.mixup=0",
     ),
-    "no batch": ([("batch_size", 0)], "batch_size 0 is too small; it is 1 or more"),
-    "no epochs": ([("epochs", 0)], "epochs 0 is too small"),
-    "no saving": ([("checkpoint.every_epochs", 0)], "checkpoint.every_epochs 0 is too small"),
+    "no batch": ([("batch_size", 0)], "batch_size 0 is not a whole number from 1"),
+    "no epochs": ([("epochs", 0)], "epochs 0 is not a whole number from 1"),
+    "no saving": ([("checkpoint.every_epochs", 0)], "checkpoint.every_epochs 0 is not a whole"),
     "a schedule": ([("schedule.name", "cosin")], "did you mean 'cosine'"),
     "an optimiser": ([("optimizer.name", "sgdd")], "did you mean 'sgd'"),
-    "a dtype": ([("dtype", "float8")], "choose one of float32, bfloat16"),
-    "a way to run": ([("parallel", "gpu")], "choose one of shard_map"),
+    "a dtype": ([("dtype", "float8")], "did you mean 'float32'"),
+    "a way to run": ([("parallel", "gpu")], "choose one of: shard_map"),
 }
 
 

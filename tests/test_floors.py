@@ -6,12 +6,13 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["types", "errors"],
+    ["ranges"],
     ["ops", "convolution", "hosts"],
     ["models", "methods", "data", "optim"],
     ["objective"],
     ["step", "dispatch"],
     ["parallel", "checkpoint", "logs", "signals", "workdir", "picture", "build"],
-    ["feed", "fingerprint"],
+    ["feed", "fingerprint", "settings"],
     ["teacher"],
     ["evaluate", "program"],
     ["train", "export", "plan"],

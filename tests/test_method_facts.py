@@ -1,11 +1,13 @@
 """What single methods promise beyond the table of test_methods.py."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atkd_jax import methods
+from atkd_jax import methods, models
 from atkd_jax.methods import Extras
 from atkd_jax.methods.self_attention import attention_maps
 from atkd_jax.types import Batch, ModelOut
@@ -100,7 +102,7 @@ def test_self_attention_refuses_heads_that_do_not_divide_the_channels():
 def test_logit_methods_refuse_other_classes_and_no_temperature(name):
     with pytest.raises(ValueError, match=f"{name}: the teacher has 7 classes, the student 10"):
         methods.create(name).init(KEY, outs(0, classes=7), outs(0), None)
-    with pytest.raises(ValueError, match=f"{name}: temperature must be positive"):
+    with pytest.raises(ValueError, match=f"{name.upper()}.temperature 0.0 is not a number in"):
         methods.create(name, temperature=0.0)
 
 
@@ -239,3 +241,27 @@ def test_rkd_does_not_see_the_scale_of_features():
     scaled = ModelOut(s.logits, {"pooled": 3 * s.feats["pooled"]})
     rkd = methods.create("rkd")
     np.testing.assert_allclose(loss_of(rkd, t, scaled), loss_of(rkd, t, s), rtol=1e-5)
+
+
+# taps
+
+
+@pytest.mark.parametrize("name", ["at", "nst", "vid", "fsp", "fitnet", "self_attention"])
+def test_the_features_that_a_message_lists_are_accepted(name):
+    network = models.create("resnet8", 10)
+    image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), image)
+    out = jax.eval_shape(network.apply, variables, image)
+
+    def init(*taps):
+        fields = {"tap": taps[0]} if name == "fitnet" else {"taps": taps}
+        method = methods.create(name, **fields)
+        return jax.eval_shape(lambda key: method.init(key, out, out, None), jax.random.key(0))
+
+    for wrong in ("nothing", "pooled"):
+        with pytest.raises(ValueError, match=f"^{name}: .*{wrong}") as told:
+            init(wrong)
+        listed = re.split(r"it has |take one of ", str(told.value))[1].split(", ")
+        assert "stage1" in listed and "pooled" not in listed
+        for tap in listed:
+            init(tap, listed[0])

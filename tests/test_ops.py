@@ -99,6 +99,23 @@ def test_a_missing_tap_is_named_with_those_there_are():
         ops.last_stages("sp", outputs(), s)
 
 
+def test_a_method_that_compares_positions_takes_maps_only():
+    """And recommends no feature that it would refuse."""
+    t, s = outputs("stem", "stage1", "pooled"), outputs("stem", "stage1", "pooled")
+    for out in (t, s):
+        out.feats["pooled"] = jax.ShapeDtypeStruct((2, 6), jnp.float32)
+    assert len(ops.map_pairs("at", t, s, ("stem", "stage1"))) == 2
+    with pytest.raises(
+        ValueError, match="^at: pooled is no map of features, .* take one of stem, stage1$"
+    ):
+        ops.map_pairs("at", t, s, ("pooled",))
+    with pytest.raises(
+        ValueError, match="^at: the teacher has no tap stage3; it has stem, stage1$"
+    ):
+        ops.map_pairs("at", t, s, ("stage3",))
+    assert ops.tap_pairs("cc", t, s, ("pooled",))[0][0].ndim == 2
+
+
 def test_networks_with_different_classes_are_refused():
     with pytest.raises(ValueError, match="kd: the teacher has 100 classes, the student 10"):
         ops.check_classes("kd", outputs(classes=100), outputs(classes=10))

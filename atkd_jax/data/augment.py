@@ -20,6 +20,7 @@ import numpy as np
 
 from atkd_jax.data.geometry import PAD_MODES, crop, rotate
 from atkd_jax.data.randaugment import randaugment
+from atkd_jax.ranges import FLAG, SHARE, check_fields, number, one_of, setting, whole
 from atkd_jax.types import Array
 
 # Which parameter a key is for; new ones go to the end, or old runs change.
@@ -42,27 +43,16 @@ class Augment:
         clipped.
     """
 
-    pad: int = 0
-    pad_mode: str = "zero"
-    flip: bool = False
-    rotate: float = 0.0
-    randaugment: int = 0
-    magnitude: float = 9.0
-    brightness: float = 0.0
+    pad: int = setting(0, whole(0, 1024))
+    pad_mode: str = setting("zero", one_of(*PAD_MODES))
+    flip: bool = setting(False, FLAG)
+    rotate: float = setting(0.0, number("[0, 180]"))
+    randaugment: int = setting(0, whole(0, 100))
+    magnitude: float = setting(9.0, number("[0, 30]"))
+    brightness: float = setting(0.0, SHARE)
 
     def __post_init__(self):
-        if self.pad_mode not in PAD_MODES:
-            raise ValueError(f"pad_mode {self.pad_mode!r} is none of {', '.join(PAD_MODES)}")
-        if self.pad < 0:
-            raise ValueError(f"pad {self.pad} is negative")
-        if not 0 <= self.rotate <= 180:
-            raise ValueError(f"rotate {self.rotate} is not in 0..180 degrees")
-        if self.randaugment < 0:
-            raise ValueError(f"randaugment {self.randaugment} is a negative number of operations")
-        if not 0 <= self.magnitude <= 30:
-            raise ValueError(f"magnitude {self.magnitude} is not in 0..30")
-        if not 0 <= self.brightness <= 1:
-            raise ValueError(f"brightness {self.brightness} is not in 0..1")
+        check_fields(self)
 
 
 def augment(rng: Array, image: Array, position: Array, spec: Augment) -> Array:

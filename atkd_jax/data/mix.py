@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from atkd_jax.ranges import NOT_NEGATIVE, SHARE, check_fields, setting
 from atkd_jax.types import Array, PyTree
 
 
@@ -27,16 +28,12 @@ class Mix:
       probability: of a step to be mixed at all.
     """
 
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    probability: float = 1.0
+    mixup: float = setting(0.0, NOT_NEGATIVE)
+    cutmix: float = setting(0.0, NOT_NEGATIVE)
+    probability: float = setting(1.0, SHARE)
 
     def __post_init__(self):
-        for name in ("mixup", "cutmix"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} {getattr(self, name)} is negative; 0 turns it off")
-        if not 0 <= self.probability <= 1:
-            raise ValueError(f"probability {self.probability} is not in 0..1")
+        check_fields(self)
 
     @property
     def active(self) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
+from atkd_jax import ranges
 from atkd_jax.export import card, formats, measure
 from atkd_jax.export import student as students
 
@@ -138,6 +139,8 @@ def main() -> None:
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
     try:
+        ranges.check("--calibration", args.calibration, ranges.whole(1))
+        ranges.check("--max_drop", args.max_drop, ranges.number("[0, 100]"))
         export(args.workdir, args.formats.split(","), args.calibration, args.max_drop)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.ranges import WIDTH, setting, whole
 from atkd_jax.types import Array, ModelOut, PyTree
 
 
@@ -41,8 +42,8 @@ class AFD(Method):
       axis_name: the device axis over which batch norm averages its statistics.
     """
 
-    dim: int = 128
-    teacher_stride: int = 1
+    dim: int = setting(128, WIDTH)
+    teacher_stride: int = setting(1, whole(1))
     axis_name: str | None = None
 
     def init(self, rng, t, s, data):
@@ -67,8 +68,6 @@ def block_taps(
     Raises:
       ValueError: a network has none.
     """
-    if teacher_stride < 1:
-        raise ValueError(f"{method}: teacher_stride must be at least 1, not {teacher_stride}")
     blocks = []
     for role, out, stride in (("teacher", t, teacher_stride), ("student", s, 1)):
         last = 0

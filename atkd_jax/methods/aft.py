@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from atkd_jax import ops
-from atkd_jax.errors import check_known
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.methods.kd import KD
+from atkd_jax.ranges import NOT_NEGATIVE, POSITIVE, one_of, setting
 from atkd_jax.types import Array, ModelOut, PyTree
 
 PREVIOUS, FIRST = "previous", "first"
-TRANSFERS = ("both", "attention", "feature")
 LOSSES = ("ce", "kl", "afb")
 
 
@@ -58,22 +57,16 @@ class AFT(Method):
       axis_name: the device axis over which batch norm and the losses in the weights are averaged.
     """
 
-    beta: float = 6.0
-    temperature: float = 4.0
-    rate: str = PREVIOUS
-    rate_temperature: float = 2.0
-    transfer: str = "both"
+    beta: float = setting(6.0, NOT_NEGATIVE)
+    temperature: float = setting(4.0, POSITIVE)
+    rate: str = setting(PREVIOUS, one_of(PREVIOUS, FIRST))
+    rate_temperature: float = setting(2.0, POSITIVE)
+    transfer: str = setting("both", one_of("both", "attention", "feature"))
     axis_name: str | None = None
-
-    def __post_init__(self):
-        check_known("aft.rate", self.rate, (PREVIOUS, FIRST))
-        check_known("aft.transfer", self.transfer, TRANSFERS)
-        if not (self.temperature > 0 and self.rate_temperature > 0):
-            raise ValueError("aft: temperature and rate_temperature must be positive")
 
     def init(self, rng, t, s, data):
         ops.check_classes("aft", t, s)
-        pairs = ops.tap_pairs("aft", t, s)
+        pairs = ops.map_pairs("aft", t, s)
         small = [jnp.zeros((1, *f_s.shape[1:])) for _, f_s in pairs]
         variables = jax.jit(self._adapter(pairs, axis_name=None).init)(rng, small)
         ones = jnp.ones((len(LOSSES),), jnp.float32)
@@ -103,7 +96,7 @@ class AFT(Method):
         return LossOut(loss, {"batch_stats": batch_stats, "history": history}, metrics)
 
     def _block_loss(self, extras: Extras, t: ModelOut, s: ModelOut) -> tuple[Array, PyTree]:
-        pairs = ops.tap_pairs("aft", t, s)
+        pairs = ops.map_pairs("aft", t, s)
         adapted, updated = self._adapter(pairs, self.axis_name).apply(
             {"params": extras.params, "batch_stats": extras.state["batch_stats"]},
             [ops.f32(f_s) for _, f_s in pairs],

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.ranges import NAME, one_of, setting, tuple_of
 from atkd_jax.types import Array
 
 
@@ -28,21 +29,17 @@ class AT(Method):
         the paper: 1/2 sum_l mean_b ||Q(F_s^l) - Q(F_t^l)||_2.
     """
 
-    taps: tuple[str, ...] = ()
-    variant: str = "code"
-
-    def __post_init__(self):
-        if self.variant not in ("code", "paper"):
-            raise ValueError(f"at: variant must be 'code' or 'paper', not {self.variant!r}")
+    taps: tuple[str, ...] = setting((), tuple_of(NAME))
+    variant: str = setting("code", one_of("code", "paper"))
 
     def init(self, rng, t, s, data):
-        ops.tap_pairs("at", t, s, self.taps)
+        ops.map_pairs("at", t, s, self.taps)
         return Extras()
 
     def loss(self, extras, t, s, batch, rng):
         stages = [
             self._stage_loss(*ops.pool_to_smaller(f_t, f_s))
-            for f_t, f_s in ops.tap_pairs("at", t, s, self.taps)
+            for f_t, f_s in ops.map_pairs("at", t, s, self.taps)
         ]
         return LossOut(sum(stages))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, NamedTuple
 
+from atkd_jax.ranges import check_fields
 from atkd_jax.types import Array, Batch, DataSpec, ModelOut, PyTree
 
 
@@ -38,6 +39,8 @@ class LossOut(NamedTuple):
 class Method:
     """A distillation loss as a value. Subclasses add fields and override `loss` (and `init`).
 
+    Fields that are a `ranges.setting` are checked when an instance is made.
+
     Attributes:
       couples_examples: the loss mixes rows of the batch, so that on several devices it has to see
         the gathered global batch to stay the same loss.
@@ -47,6 +50,9 @@ class Method:
 
     couples_examples: ClassVar[bool] = False
     needs_one_class: ClassVar[bool] = False
+
+    def __post_init__(self):
+        check_fields(self)
 
     def init(self, rng: Array, t: ModelOut, s: ModelOut, data: DataSpec) -> Extras:
         """Checks that the loss fits the two networks and makes its parameters and state.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.ranges import WIDTH, setting
 from atkd_jax.types import Array
 
 
@@ -31,7 +32,7 @@ class CC(Method):
 
     couples_examples: ClassVar[bool] = True
 
-    dim: int = 128
+    dim: int = setting(128, WIDTH)
 
     def init(self, rng, t, s, data):
         ((x_t, x_s),) = ops.tap_pairs("cc", t, s, ("pooled",))

@@ -12,6 +12,7 @@ import numpy as np
 
 from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.ranges import DECAY, FLAG, POSITIVE, WIDTH, setting, whole
 from atkd_jax.types import Array, DataSpec, ModelOut, PyTree
 
 EPSILON = 1e-7
@@ -51,19 +52,11 @@ class CRD(Method):
 
     couples_examples: ClassVar[bool] = True
 
-    dim: int = 128
-    negatives: int = 16384
-    temperature: float = 0.07
-    momentum: float = 0.5
-    other_classes: bool = True
-
-    def __post_init__(self):
-        if self.negatives < 1:
-            raise ValueError(f"crd: negatives must be at least 1, not {self.negatives}")
-        if not self.temperature > 0:
-            raise ValueError(f"crd: temperature must be positive, not {self.temperature}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"crd: momentum must be in [0, 1), not {self.momentum}")
+    dim: int = setting(128, WIDTH)
+    negatives: int = setting(16384, whole(1))
+    temperature: float = setting(0.07, POSITIVE)
+    momentum: float = setting(0.5, DECAY)
+    other_classes: bool = setting(True, FLAG)
 
     def init(self, rng, t, s, data):
         ((x_t, x_s),) = ops.tap_pairs("crd", t, s, ("pooled",))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.ranges import NOT_NEGATIVE, POSITIVE, setting
 from atkd_jax.types import Array
 
 
@@ -33,13 +34,9 @@ class DKD(Method):
 
     needs_one_class: ClassVar[bool] = True
 
-    alpha: float = 1.0
-    beta: float = 8.0
-    temperature: float = 4.0
-
-    def __post_init__(self):
-        if not self.temperature > 0:
-            raise ValueError(f"dkd: temperature must be positive, not {self.temperature}")
+    alpha: float = setting(1.0, NOT_NEGATIVE)
+    beta: float = setting(8.0, NOT_NEGATIVE)
+    temperature: float = setting(4.0, POSITIVE)
 
     def init(self, rng, t, s, data):
         ops.check_classes("dkd", t, s)

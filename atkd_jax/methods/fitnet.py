@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from atkd_jax import ops
 from atkd_jax.convolution import in_one_order
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.ranges import FLAG, NAME, setting
 from atkd_jax.types import Array
 
 CONV = partial(nn.Conv, conv_general_dilated=in_one_order)
@@ -39,18 +40,18 @@ class FitNet(Method):
       axis_name: the device axis over which the regressor's batch norm averages its statistics.
     """
 
-    tap: str = "stage2"
-    use_relu: bool = True
+    tap: str = setting("stage2", NAME)
+    use_relu: bool = setting(True, FLAG)
     axis_name: str | None = None
 
     def init(self, rng, t, s, data):
-        ((f_t, f_s),) = ops.tap_pairs("fitnet", t, s, (self.tap,))
+        ((f_t, f_s),) = ops.map_pairs("fitnet", t, s, (self.tap,))
         small = jnp.zeros((1, *f_s.shape[1:]), jnp.float32)
         variables = jax.jit(self._regressor(f_t, axis_name=None).init)(rng, small)
         return Extras(variables["params"], variables["batch_stats"])
 
     def loss(self, extras, t, s, batch, rng):
-        ((f_t, f_s),) = ops.tap_pairs("fitnet", t, s, (self.tap,))
+        ((f_t, f_s),) = ops.map_pairs("fitnet", t, s, (self.tap,))
         regressed, updated = self._regressor(f_t, self.axis_name).apply(
             {"params": extras.params, "batch_stats": extras.state},
             ops.f32(f_s),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.ranges import NAME, setting, tuple_of
 from atkd_jax.types import Array, ModelOut
 
 
@@ -27,7 +28,7 @@ class FSP(Method):
       taps: the features, in order; none named: the stem and every stage that both have.
     """
 
-    taps: tuple[str, ...] = ()
+    taps: tuple[str, ...] = setting((), tuple_of(NAME))
 
     def init(self, rng, t, s, data):
         pairs = self._pairs(t, s)
@@ -48,8 +49,8 @@ class FSP(Method):
         )
 
     def _pairs(self, t: ModelOut, s: ModelOut) -> list[tuple[Array, Array]]:
-        stem = [] if self.taps else ops.tap_pairs("fsp", t, s, ("stem",))
-        return stem + ops.tap_pairs("fsp", t, s, self.taps)
+        stem = [] if self.taps else ops.map_pairs("fsp", t, s, ("stem",))
+        return stem + ops.map_pairs("fsp", t, s, self.taps)
 
 
 def _flow(feats: list[Array]) -> list[Array]:

@@ -8,6 +8,7 @@ import jax
 
 from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.ranges import POSITIVE, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +24,7 @@ class KD(Method):
       temperature: T.
     """
 
-    temperature: float = 4.0
-
-    def __post_init__(self):
-        if not self.temperature > 0:
-            raise ValueError(f"kd: temperature must be positive, not {self.temperature}")
+    temperature: float = setting(4.0, POSITIVE)
 
     def init(self, rng, t, s, data):
         ops.check_classes("kd", t, s)

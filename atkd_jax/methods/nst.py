@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.ranges import NAME, setting, tuple_of
 from atkd_jax.types import Array
 
 
@@ -27,17 +28,17 @@ class NST(Method):
       taps: the features to compare; none named: every stage that both networks have.
     """
 
-    taps: tuple[str, ...] = ()
+    taps: tuple[str, ...] = setting((), tuple_of(NAME))
 
     def init(self, rng, t, s, data):
-        ops.tap_pairs("nst", t, s, self.taps)
+        ops.map_pairs("nst", t, s, self.taps)
         return Extras()
 
     def loss(self, extras, t, s, batch, rng):
         return LossOut(
             sum(
                 _discrepancy(*ops.pool_to_smaller(f_t, f_s))
-                for f_t, f_s in ops.tap_pairs("nst", t, s, self.taps)
+                for f_t, f_s in ops.map_pairs("nst", t, s, self.taps)
             )
         )
 

@@ -12,6 +12,7 @@ import numpy as np
 from atkd_jax import ops
 from atkd_jax.convolution import in_one_order
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.ranges import FLAG, WIDTH, setting
 from atkd_jax.types import Array, ModelOut
 
 
@@ -36,8 +37,8 @@ class ReviewKD(Method):
       axis_name: the device axis over which batch norm averages its statistics.
     """
 
-    student_pre: bool = False
-    max_mid_channels: int = 512
+    student_pre: bool = setting(False, FLAG)
+    max_mid_channels: int = setting(512, WIDTH)
     axis_name: str | None = None
 
     def init(self, rng, t, s, data):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.ranges import NOT_NEGATIVE, setting
 from atkd_jax.types import Array
 
 
@@ -29,8 +30,8 @@ class RKD(Method):
 
     couples_examples: ClassVar[bool] = True
 
-    distance_weight: float = 25.0
-    angle_weight: float = 50.0
+    distance_weight: float = setting(25.0, NOT_NEGATIVE)
+    angle_weight: float = setting(50.0, NOT_NEGATIVE)
 
     def init(self, rng, t, s, data):
         ops.tap_pairs("rkd", t, s, ("pooled",))

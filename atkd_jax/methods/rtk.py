@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from atkd_jax import ops
-from atkd_jax.errors import check_known
 from atkd_jax.methods.afd import (
     Attention,
     attend,
@@ -20,6 +19,7 @@ from atkd_jax.methods.afd import (
     init_attention,
 )
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.ranges import DECAY, FLAG, NOT_NEGATIVE, WIDTH, number, one_of, setting, whole
 from atkd_jax.types import Array, ModelOut
 
 MEAN, FIXED, RATIO = "mean", "fixed", "ratio"
@@ -69,29 +69,20 @@ class RTK(Method):
       axis_name: the device axis over which batch norm and the scores are averaged.
     """
 
-    dim: int = 128
-    teacher_stride: int = 1
-    query_relu: bool = False
-    top_k: int = 0
-    select_on: str = MEAN
-    ema: float = 0.0
-    threshold: str = MEAN
-    threshold_factor: float = 1.2
-    keep_ratio: float = 0.5
-    rescale: bool = False
-    select_warmup: int = 0
-    resample: str = SOFTPOOL
-    softpool_exact_gradient: bool = False
+    dim: int = setting(128, WIDTH)
+    teacher_stride: int = setting(1, whole(1))
+    query_relu: bool = setting(False, FLAG)
+    top_k: int = setting(0, whole(0))
+    select_on: str = setting(MEAN, one_of(MEAN, PER_SAMPLE))
+    ema: float = setting(0.0, DECAY)
+    threshold: str = setting(MEAN, one_of(MEAN, FIXED, RATIO))
+    threshold_factor: float = setting(1.2, NOT_NEGATIVE)
+    keep_ratio: float = setting(0.5, number("(0, 1]"))
+    rescale: bool = setting(False, FLAG)
+    select_warmup: int = setting(0, whole(0))
+    resample: str = setting(SOFTPOOL, one_of(AVERAGE, SOFTPOOL, SOFTPOOL_MAP))
+    softpool_exact_gradient: bool = setting(False, FLAG)
     axis_name: str | None = None
-
-    def __post_init__(self):
-        check_known("rtk.select_on", self.select_on, (MEAN, PER_SAMPLE))
-        check_known("rtk.threshold", self.threshold, (MEAN, FIXED, RATIO))
-        check_known("rtk.resample", self.resample, (AVERAGE, SOFTPOOL, SOFTPOOL_MAP))
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"rtk: ema must be in [0, 1), not {self.ema}")
-        if not 0 < self.keep_ratio <= 1:
-            raise ValueError(f"rtk: keep_ratio must be in (0, 1], not {self.keep_ratio}")
 
     def init(self, rng, t, s, data):
         blocks_t, blocks_s = self._blocks(t, s)

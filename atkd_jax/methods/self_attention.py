@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.ranges import NAME, POSITIVE, WIDTH, one_of, setting, tuple_of, whole
 from atkd_jax.types import Array
 
 SQRT_D = "sqrt_d"
@@ -71,21 +72,13 @@ class SelfAttention(Method):
         grows with its fourth power.
     """
 
-    taps: tuple[str, ...] = ()
-    heads: int = 4
-    scale: float | str = 10.0
-    max_size: int = 8
-
-    def __post_init__(self):
-        if self.heads < 1 or self.max_size < 1:
-            raise ValueError("self_attention: heads and max_size must be at least 1")
-        if isinstance(self.scale, str) and self.scale != SQRT_D:
-            raise ValueError(
-                f"self_attention: scale must be a number or '{SQRT_D}', not {self.scale!r}"
-            )
+    taps: tuple[str, ...] = setting((), tuple_of(NAME))
+    heads: int = setting(4, WIDTH)
+    scale: float | str = setting(10.0, POSITIVE | one_of(SQRT_D))
+    max_size: int = setting(8, whole(1))
 
     def init(self, rng, t, s, data):
-        for pair in ops.tap_pairs("self_attention", t, s, self.taps):
+        for pair in ops.map_pairs("self_attention", t, s, self.taps):
             for role, feat in zip(("teacher", "student"), pair, strict=True):
                 if feat.shape[-1] % self.heads:
                     raise ValueError(
@@ -96,7 +89,7 @@ class SelfAttention(Method):
 
     def loss(self, extras, t, s, batch, rng):
         stages = []
-        for f_t, f_s in ops.tap_pairs("self_attention", t, s, self.taps):
+        for f_t, f_s in ops.map_pairs("self_attention", t, s, self.taps):
             size = self.map_size(f_t, f_s)
             a_t, a_s = (attention_maps(f, self.heads, self.scale, size) for f in (f_t, f_s))
             stages.append(jnp.square(a_s - a_t).sum(axis=-1).mean())

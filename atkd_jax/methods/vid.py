@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.ranges import NAME, setting, tuple_of
 from atkd_jax.types import Array
 
 MIN_VARIANCE = 1e-5
@@ -33,10 +34,10 @@ class VID(Method):
       taps: the features to compare; none named: every stage that both networks have.
     """
 
-    taps: tuple[str, ...] = ()
+    taps: tuple[str, ...] = setting((), tuple_of(NAME))
 
     def init(self, rng, t, s, data):
-        pairs = ops.tap_pairs("vid", t, s, self.taps)
+        pairs = ops.map_pairs("vid", t, s, self.taps)
         keys = jax.random.split(rng, len(pairs))
         return Extras(
             [
@@ -46,7 +47,7 @@ class VID(Method):
         )
 
     def loss(self, extras, t, s, batch, rng):
-        pairs = ops.tap_pairs("vid", t, s, self.taps)
+        pairs = ops.map_pairs("vid", t, s, self.taps)
         return LossOut(
             sum(
                 _stage_loss(params, *ops.pool_to_smaller(f_t, f_s))

@@ -1,0 +1,213 @@
+"""Every key of the configuration and what values it takes; checked before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from atkd_jax import methods, models, optim, ranges
+from atkd_jax.build import DTYPES
+from atkd_jax.data.augment import Augment
+from atkd_jax.data.mix import Mix
+from atkd_jax.errors import check_known
+from atkd_jax.parallel import MODES
+from atkd_jax.ranges import (
+    DECAY,
+    FLAG,
+    INT32,
+    NAME,
+    NOT_NEGATIVE,
+    POSITIVE,
+    TEXT,
+    Range,
+    number,
+    one_of,
+    tuple_of,
+    whole,
+)  # fmt: skip
+
+SECTION = Range("a section with keys of its own", lambda value: isinstance(value, ConfigDict))
+# As configs/common.py, which says what the keys mean.
+RANGES: dict[str, Any] = dict(
+    seed=whole(0),
+    data=dict(
+        name=NAME,  # data.load knows which
+        data_dir=TEXT,
+        options=SECTION,
+        augment=ranges.of(Augment),
+        mix=ranges.of(Mix),
+    ),
+    student=one_of(*models.MODELS),
+    teacher=dict(
+        model=one_of("", *models.MODELS),
+        weights=TEXT,
+        expect_top1=number("[0, 100]"),
+        mean=tuple_of(number("(-inf, inf)"), 0, 3),
+        std=tuple_of(POSITIVE, 0, 3),
+        epochs=whole(0),
+        lr=NOT_NEGATIVE,
+    ),
+    ce_weight=NOT_NEGATIVE,
+    label_smoothing=DECAY,
+    terms=SECTION,
+    batch_size=whole(1),
+    accumulate=whole(1),
+    epochs=whole(1),
+    optimizer=dict(
+        name=one_of(*optim.OPTIMIZERS),
+        lr=POSITIVE,
+        reference_batch=whole(0),
+        momentum=DECAY,
+        nesterov=FLAG,
+        weight_decay=NOT_NEGATIVE,
+        decay_all=FLAG,
+        rms_decay=DECAY,
+        rms_eps=POSITIVE,
+        betas=tuple_of(DECAY, 2),
+    ),
+    schedule=dict(
+        name=one_of(*optim.SCHEDULES),
+        milestones=tuple_of(NOT_NEGATIVE),
+        factor=POSITIVE,
+        warmup_epochs=NOT_NEGATIVE,
+    ),
+    ema=DECAY,
+    dtype=one_of(*DTYPES),
+    parallel=one_of(*MODES),
+    sync_batch_norm=FLAG,
+    dry_run=FLAG,
+    steps_per_dispatch=whole(0),
+    checkpoint=dict(every_epochs=whole(1), every_steps=whole(0), keep=whole(1)),
+)
+# Of data.options; which of them a data set has, data.load knows.
+OPTIONS = dict(
+    image_size=whole(8, 4096), crop_ratio=number("(0, 1]"), extra=FLAG, train=NAME, test=NAME
+)
+# Of every term, beside the fields of its method.
+TERM = dict(weight=NOT_NEGATIVE, warmup_epochs=NOT_NEGATIVE)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError, in one line, if a key is missing, unknown or out of its range.
+
+    Or if values that are good alone make no sense together.
+    """
+    check_keys(config)
+    for key, value, range in _values(config, RANGES):
+        ranges.check(key, value, range)
+    for key, value in config.data.options.items():
+        check_known(
+            "key of the configuration", f"data.options.{key}", _keys("data.options", OPTIONS)
+        )
+        ranges.check(f"data.options.{key}", value, OPTIONS[key])
+    for name, fields in config.terms.items():
+        _check_term(name, fields)
+    milestones = config.schedule.milestones
+    if len(set(milestones)) < len(milestones):
+        raise ValueError(f"schedule.milestones {tuple(milestones)} names an epoch twice")
+    if config.optimizer.nesterov and not config.optimizer.momentum:
+        raise ValueError("optimizer.nesterov needs momentum; set optimizer.momentum, such as 0.9")
+    if not any([config.ce_weight, *(fields.weight for fields in config.terms.values())]):
+        raise ValueError("ce_weight and all weights of terms are 0: there is nothing to learn")
+
+
+def check_keys(config: ConfigDict) -> None:
+    """Raises ValueError if keys are missing or unknown, or a section is none."""
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"the configuration is of type {type(config).__name__}, not a ConfigDict; start from"
+            " get_config() of configs/common.py"
+        )
+    _check_section(config, RANGES, "")
+
+
+def _check_section(section: Any, known: dict[str, Any], prefix: str) -> None:
+    if prefix:
+        ranges.check(prefix[:-1], section, SECTION)
+    for key in section:
+        check_known("key of the configuration", f"{prefix}{key}", _keys(prefix[:-1], known))
+    for key, inner in known.items():
+        if key not in section:
+            raise ValueError(
+                f"the configuration has no key {prefix}{key}; start from get_config() of"
+                " configs/common.py"
+            )
+        if isinstance(inner, dict):
+            _check_section(section[key], inner, f"{prefix}{key}.")
+
+
+def _keys(prefix: str, known: dict[str, Any]) -> list[str]:
+    return [f"{prefix}.{key}" if prefix else key for key in known]
+
+
+def _values(
+    section: ConfigDict, known: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Range]]:
+    """(key, value, range) of all keys that every configuration has."""
+    for key, inner in known.items():
+        if isinstance(inner, dict):
+            yield from _values(section[key], inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", section[key], inner
+
+
+def _check_term(name: str, fields: Any) -> None:
+    check_known("method", name, methods.METHODS)
+    ranges.check(f"terms.{name}", fields, SECTION)
+    if "weight" not in fields:
+        raise ValueError(f"terms.{name} has no weight; add one, such as terms.{name}.weight=1")
+    known = TERM | ranges.of(methods.METHODS[name])
+    for field, value in fields.items():
+        check_known(f"hyper-parameter of {name}", field, known)
+        ranges.check(f"terms.{name}.{field}", value, known[field])
+
+
+def check_steps(config: ConfigDict, steps_per_epoch: int) -> None:
+    """Raises ValueError if an epoch of the configuration is more steps away than can be counted."""
+    epochs = {"epochs": config.epochs, "teacher.epochs": config.teacher.epochs}
+    epochs["schedule.warmup_epochs"] = config.schedule.warmup_epochs
+    epochs["schedule.milestones"] = max(config.schedule.milestones, default=0)
+    for name, fields in config.terms.items():
+        epochs[f"terms.{name}.warmup_epochs"] = fields.get("warmup_epochs", 0)
+    for key, value in epochs.items():
+        if (steps := value * steps_per_epoch) > INT32:
+            raise ValueError(
+                f"{key} {value} is {steps:.0f} steps of {steps_per_epoch} an epoch; steps are"
+                f" counted up to {INT32}, so that it is {INT32 // steps_per_epoch} at most"
+            )
+
+
+def schedule_warnings(config: ConfigDict) -> list[str]:
+    """What schedules promise and the end of training comes before: a line each."""
+    schedule, stages = config.schedule, {"epochs": config.epochs}
+    trained = config.terms and not config.teacher.weights
+    if trained and config.teacher.epochs not in (0, config.epochs):
+        stages["teacher.epochs"] = config.teacher.epochs
+    lines = []
+    if schedule.name == "step" and not schedule.milestones:
+        lines.append(
+            "schedule.milestones is empty: the learning rate never decays; set some, or"
+            " schedule.name=constant"
+        )
+    for key, epochs in stages.items():
+        late = [m for m in schedule.milestones if m >= epochs]
+        if schedule.name == "step" and late:
+            what = "never decays" if len(late) == len(schedule.milestones) else "decays less often"
+            lines.append(
+                f"schedule.milestones ({', '.join(f'{m:g}' for m in late)}) lie beyond"
+                f" {key}={epochs}: the learning rate {what}; set schedule.milestones below"
+                f" {epochs}, or schedule.name=cosine"
+            )
+        warmups = {"schedule": (schedule.warmup_epochs, "learning rate")}
+        if key == "epochs":
+            for name, fields in config.terms.items():
+                warmups[f"terms.{name}"] = fields.get("warmup_epochs", 0), f"weight of {name}"
+        for section, (warmup, what) in warmups.items():
+            if warmup >= epochs:
+                lines.append(
+                    f"{section}.warmup_epochs={warmup:g} is not shorter than {key}={epochs}: the"
+                    f" {what} never arrives; set {section}.warmup_epochs below {epochs}"
+                )
+    return lines

@@ -61,7 +61,9 @@ def check_flags(address: str, num_processes: int, process_id: int) -> None:
     try:
         socket.getaddrinfo(host.strip("[]"), int(port))
         if process_id == 0:
-            socket.create_server(("", int(port))).close()
+            both = socket.has_dualstack_ipv6()  # as JAX listens
+            family = socket.AF_INET6 if both else socket.AF_INET
+            socket.create_server(("", int(port)), family=family, dualstack_ipv6=both).close()
     except (OSError, UnicodeError) as error:
         raise ValueError(f"--coordinator_address={address} cannot be used: {error}") from None
 

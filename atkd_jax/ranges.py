@@ -63,6 +63,7 @@ def number(interval: str) -> Range:
     return Range(f"a number in {interval}, as float32", holds)
 
 
+ZERO = Range("0", lambda value: type(value) is int and value == 0)
 FLAG = Range("True or False", lambda value: type(value) is bool)
 TEXT = Range("text", lambda value: isinstance(value, str) and "\0" not in value)
 NAME = Range("a name", lambda value: TEXT.holds(value) and value != "")

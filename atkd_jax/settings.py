@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,12 +22,13 @@ from atkd_jax.ranges import (
     NOT_NEGATIVE,
     POSITIVE,
     TEXT,
+    ZERO,
     Range,
     number,
     one_of,
     tuple_of,
     whole,
-)  # fmt: skip
+)
 
 SECTION = Range("a section with keys of its own", lambda value: isinstance(value, ConfigDict))
 # As configs/common.py, which says what the keys mean.
@@ -83,8 +85,9 @@ RANGES: dict[str, Any] = dict(
 )
 # Of data.options; which of them a data set has, data.load knows.
 OPTIONS = dict(
-    image_size=whole(8, 4096), crop_ratio=number("(0, 1]"), extra=FLAG, train=NAME, test=NAME
+    image_size=ZERO | whole(8, 4096), crop_ratio=number("(0, 1]"), extra=FLAG, train=NAME, test=NAME
 )
+ANY = Range("anything", lambda value: True)  # a field without a range
 # Of every term, beside the fields of its method.
 TERM = dict(weight=NOT_NEGATIVE, warmup_epochs=NOT_NEGATIVE)
 
@@ -158,7 +161,9 @@ def _check_term(name: str, fields: Any) -> None:
     ranges.check(f"terms.{name}", fields, SECTION)
     if "weight" not in fields:
         raise ValueError(f"terms.{name} has no weight; add one, such as terms.{name}.weight=1")
-    known = TERM | ranges.of(methods.METHODS[name])
+    kind = methods.METHODS[name]
+    known = {field.name: ANY for field in dataclasses.fields(kind)} | ranges.of(kind) | TERM
+    known.pop("axis_name", None)  # which is given by the devices
     for field, value in fields.items():
         check_known(f"hyper-parameter of {name}", field, known)
         ranges.check(f"terms.{name}.{field}", value, known[field])

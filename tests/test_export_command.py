@@ -15,6 +15,7 @@ from runs import write_npz
 
 from atkd_jax.export import formats, measure, onnx, student
 from atkd_jax.export.__main__ import export
+from atkd_jax.export.__main__ import main as export_main
 from atkd_jax.train import train_and_evaluate
 from configs import digits
 
@@ -147,6 +148,20 @@ def test_a_missing_package_is_named_with_its_extra(package, name, extra, digits_
 
 def test_no_calibration_images_are_refused(digits_run):
     refused(digits_run, "calibration=0: int8 needs training images", calibration=0)
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--max_drop=nan", r"--max_drop nan is not a number in \[0, 100\]"),  # would allow any
+        ("--max_drop=-1", r"--max_drop -1\.0 is not a number in"),
+        ("--calibration=0", "--calibration 0 is not a whole number from 1"),
+    ],
+)
+def test_a_flag_out_of_its_range_is_named(flag, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["export", f"--workdir={tmp_path}", flag])
+    with pytest.raises(SystemExit, match=f"^error: {message}"):
+        export_main()
 
 
 def test_a_run_of_another_version_is_named(digits_run, tmp_path):

@@ -1,5 +1,6 @@
 """Every key of the configuration has a range, and every hostile value of it one line."""
 
+import dataclasses
 import math
 import re
 
@@ -93,6 +94,8 @@ def test_a_hostile_value_is_refused_in_one_line_unless_it_means_something(key):
     taken = [value for values, names in TAKEN.values() if key in names.split() for value in values]
     if key in ("data.options.train", "data.options.test"):
         taken = ["x"]
+    if key == "data.options.image_size":  # 0 is the images' own
+        taken = [0]
     if key == "data.options.extra":
         taken = [True]
     for value in HOSTILE:
@@ -115,8 +118,9 @@ def test_every_reason_is_of_a_key_that_exists():
 def test_every_key_has_a_range_and_every_range_a_key():
     flat = {key for key, *_ in settings._values(common.get_config(), settings.RANGES)}
     config = common.get_config().to_dict()
+    config["data"]["options"] = config["terms"] = {}  # which differ between data and methods
     leaves = {
-        key for key in keys(config) if not isinstance(at(config, key), dict) or not at(config, key)
+        key for key in keys(config) if at(config, key) == {} or not hasattr(at(config, key), "keys")
     }
     assert flat == leaves
 
@@ -166,6 +170,21 @@ def test_values_that_make_no_sense_together(changes, message):
         (at(config, section) if section else config)[last] = value
     with pytest.raises(ValueError, match=message):
         settings.check(ConfigDict(config))
+
+
+def test_a_field_without_a_range_takes_anything(monkeypatch):
+    """As somebody's own method may have one."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Own(methods.Method):
+        power: float = 2.0
+        axis_name: str | None = None
+
+    monkeypatch.setitem(methods.METHODS, "own", Own)
+    settings.check(put("terms.own", {"weight": 1.0, "power": "two"}))
+    for fields in ({"powr": 2.0}, {"axis_name": "batch"}):
+        with pytest.raises(ValueError, match="unknown hyper-parameter of own"):
+            settings.check(put("terms.own", {"weight": 1.0} | fields))
 
 
 def test_nothing_is_read_or_written_before_the_check(tmp_path, monkeypatch):

@@ -45,9 +45,10 @@ RANGES: dict[str, Any] = dict(
     teacher=dict(
         model=one_of("", *models.MODELS),
         weights=TEXT,
+        weights_key=TEXT,
         expect_top1=number("[0, 100]"),
-        mean=tuple_of(number("(-inf, inf)"), 0, 3),
-        std=tuple_of(POSITIVE, 0, 3),
+        mean=tuple_of(number("(-inf, inf)"), 0, 3),  # more about them says teacher.py
+        std=tuple_of(number("(-inf, inf)"), 0, 3),
         epochs=whole(0),
         lr=NOT_NEGATIVE,
     ),

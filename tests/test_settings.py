@@ -46,7 +46,7 @@ TAKEN = {
         " terms.rtk.query_relu terms.rtk.rescale terms.rtk.softpool_exact_gradient",
     ),
     "a file, folder or data set, which is looked for later": (("x",), "data.name"),
-    "the same, or none": (("x", ""), "data.data_dir teacher.weights"),
+    "the same, or none": (("x", ""), "data.data_dir teacher.weights teacher.weights_key"),
     "none": (("",), "teacher.model"),
     "a feature, which is looked for in the networks": (("x",), "terms.fitnet.tap"),
     "the same, or all": (

@@ -27,6 +27,7 @@ from atkd_jax import workdir as files
 from atkd_jax.data import cifar_binary, folder, npz, prepared
 from atkd_jax.data import spec as specs
 from atkd_jax.data.records import TfdsRecords
+from atkd_jax.errors import printable
 from atkd_jax.teacher import read_facts
 
 MIB = 2**20
@@ -68,7 +69,7 @@ def data_set(config: ConfigDict) -> str:
     if kind == "folder":
         found = folder.find(path)
         return (
-            f"{path}, {len(found.train.label):,} training and {len(found.test.label):,} test"
+            f"{printable(path)}, {len(found.train.label):,} training and {len(found.test.label):,} test"
             f" images of {len(found.class_names)} classes"
         )
     if binary := data.binary_files(name, config.data.data_dir or None):

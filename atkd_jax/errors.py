@@ -1,4 +1,4 @@
-"""One clear line for a name that is not known, and for a file that cannot be written."""
+"""One clear line: for a name that is not known or no text, for a file that cannot be written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def check_known(what: str, name: str, known: Iterable[str]) -> None:
     near = difflib.get_close_matches(str(name), known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known)}"
     raise ValueError(f"unknown {what} {name!r}; {hint}")
+
+
+def printable(text: str) -> str:
+    """The text in one line of valid UTF-8: what is neither becomes an escape, as in "a\\nb"."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def unwritable(path: Path, reason: str) -> OSError:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from atkd_jax.data.memory import MemorySource, epoch_order, eval_order
+from atkd_jax.data.memory import MemorySource, epoch_order, eval_order, one_of_each
 from atkd_jax.data.prefetch import prefetch
 from atkd_jax.parallel import Parallel
 from atkd_jax.types import Batch, PyTree
@@ -83,8 +83,9 @@ class MemoryFeed:
         yield self.parallel.place_batches(eval_order(self.spec.num_test, batch_size))
 
     def sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """A few test images [count, H, W, 3] and their labels, to look at."""
-        return self.source.test.image[:count], self.source.test.label[:count]
+        """Test images [count, H, W, 3] of as many classes as possible, and their labels."""
+        rows = one_of_each(self.source.test.label, count)
+        return self.source.test.image[rows], self.source.test.label[rows]
 
 
 class StreamFeed:
@@ -122,6 +123,5 @@ class StreamFeed:
         yield from self._stacks(self.source.test(), 1)
 
     def sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """A few test images [count, H, W, 3] and their labels, to look at."""
-        batch = next(iter(self.source.test()))
-        return batch.image[:count], batch.label[:count]
+        """Test images [count, H, W, 3] of as many classes as possible, and their labels."""
+        return self.source.sample(count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ from atkd_jax.step import Network
 from atkd_jax.types import PyTree
 
 Maps = dict[str, np.ndarray]
+LONGEST = 20  # letters of a name, about the height of its picture
 
 
 def attention(network: Network, variables: PyTree, image: np.ndarray) -> Maps:
@@ -47,13 +49,15 @@ def write_attention(
     """
     from matplotlib.figure import Figure
 
+    text = {"fontsize": 9, "parse_math": False, "usetex": False}  # dollars are dollars
+    names = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in names]
     columns = [(title, size, m) for title, maps in networks.items() for size, m in maps.items()]
     figure = Figure(figsize=(1.15 * (1 + len(columns)) + 0.5, 1.15 * len(image) + 0.7), dpi=120)
     grid = figure.subplots(len(image), 1 + len(columns), squeeze=False)
     for row, picture in enumerate(image):
         panels = grid[row]
         panels[0].imshow(picture, interpolation="nearest")
-        panels[0].set_ylabel(names[row], fontsize=9)
+        panels[0].set_ylabel(names[row], **text)
         extent = (-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5)
         for panel, (_, _, maps) in zip(panels[1:], columns, strict=True):
             panel.imshow(picture.mean(-1), cmap="gray", interpolation="nearest", extent=extent)
@@ -61,9 +65,11 @@ def write_attention(
         for panel in panels:
             panel.set_xticks([])
             panel.set_yticks([])
-    grid[0][0].set_title("input", fontsize=9)
+    grid[0][0].set_title("input", **text)
     for panel, (title, size, _) in zip(grid[0][1:], columns, strict=True):
-        panel.set_title(f"{title}\n{size}", fontsize=9)
-    figure.tight_layout(pad=0.4)
+        panel.set_title(f"{title}\n{size}", **text)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with warnings.catch_warnings():  # of letters that the font lacks, which become boxes
+        warnings.simplefilter("ignore", UserWarning)
+        figure.tight_layout(pad=0.4)
+        figure.savefig(path)

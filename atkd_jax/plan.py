@@ -49,7 +49,7 @@ def known(config: ConfigDict) -> tuple[DataSpec, bool]:
     """
     name, options = config.data.name, config.data.options.to_dict()
     if name == "imagenet2012":
-        size = options.get("image_size", 224)
+        size = options.get("image_size") or 224
         names = tuple(map(str, range(1000)))
         stats = specs.IMAGENET_MEAN, specs.IMAGENET_STD
         return DataSpec(name, (size, size, 3), names, *specs.IMAGENET_SIZES, *stats), False
@@ -59,6 +59,7 @@ def known(config: ConfigDict) -> tuple[DataSpec, bool]:
         source = build.source(config)
         return source.spec, isinstance(source, MemorySource)
     spec = specs.KNOWN[name]
+    data.check_size(spec, options.get("image_size", 0))
     more = 0
     if options.get("extra"):
         more = specs.SVHN_EXTRA

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import deque
 from contextlib import closing
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 from atkd_jax import fingerprint, hosts, picture, settings, teacher
 from atkd_jax import workdir as files
 from atkd_jax.checkpoint import Checkpoints, save_export
+from atkd_jax.data import preparation
 from atkd_jax.data.prefetch import Waiting
 from atkd_jax.evaluate import make_evaluate
 from atkd_jax.fingerprint import Facts
@@ -257,6 +259,7 @@ def export_meta(config: ConfigDict, program: Program, history: list[dict]) -> di
         "image_shape": spec.image_shape,
         "mean": program.student.mean,
         "std": program.student.std,
+        "preparation": preparation.describe(program.feed.source),
         "top1": history[-1]["top1"],
     }
 
@@ -264,7 +267,19 @@ def export_meta(config: ConfigDict, program: Program, history: list[dict]) -> di
 def draw(
     path: Path, config: ConfigDict, program: Program, teacher_variables: PyTree, variables: PyTree
 ) -> None:
-    """Where teacher and student are active on a few test images."""
+    """Where teacher and student are active on a few test images; a failure is said, no more."""
+    try:
+        _draw(path, config, program, teacher_variables, variables)
+    except Exception as error:  # drawing and fonts fail in many ways; the run is whole without
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        reason = " ".join(str(error).split())
+        hosts.say(f"{path} could not be drawn ({type(error).__name__}: {reason}); all else is done")
+
+
+def _draw(
+    path: Path, config: ConfigDict, program: Program, teacher_variables: PyTree, variables: PyTree
+) -> None:
     image, label = program.feed.sample(PICTURED)
     attention = picture.attention
     maps = {

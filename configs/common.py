@@ -14,7 +14,9 @@ def get_config() -> ConfigDict:
             data=dict(
                 name="digits",  # see atkd_jax/data, or npz:PATH for your own
                 data_dir="",  # of TFDS and CIFAR; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
-                options=dict(),  # the data set's own, such as svhn's extra; see atkd_jax/data
+                # The data set's own, such as svhn's extra, see atkd_jax/data; all have image_size,
+                # and 0 means the images' own.
+                options=dict(image_size=0),
                 augment=dict(
                     pad=0,
                     pad_mode="zero",  # or "reflect"

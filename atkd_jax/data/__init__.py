@@ -5,11 +5,13 @@ cifar10, cifar100   prepared by TFDS, or the official binary archives, which nee
 svhn          extra=True adds the 531,131 easier images to the 73,257 of the training set
 cinic10       train="train+validation" trains on 180,000 images instead of 90,000
 npz:PATH      x_train, y_train, x_test, y_test
-folder:PATH   train/CLASS/*.jpg|png, test|val/CLASS/...; in memory if all images have one size
-              and fit, else streamed as crops of image_size (224); giving image_size streams
-imagenet2012  streamed; image_size, crop_ratio
+folder:PATH   train/CLASS/*.jpg|png, test|val/CLASS/...; in memory, for which all images need one
+              size, or with image_size streamed as crops of it; crop_ratio
+imagenet2012  streamed; image_size (224), crop_ratio
 tfds:NAME     any classification set of TensorFlow Datasets; in memory if its images have one
-              size and fit, else streamed; image_size, crop_ratio, train, test (split names)
+              size and fit, or with image_size streamed; crop_ratio, train, test (split names)
+
+image_size may be given for every set; 0 means the images' own, which is what the others have.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from atkd_jax.data import spec as specs
 from atkd_jax.data.memory import Arrays, MemorySource, epoch_order, eval_order
 from atkd_jax.data.records import FolderRecords, Share, TfdsRecords
 from atkd_jax.data.stream import StreamSource
-from atkd_jax.errors import check_known
+from atkd_jax.errors import check_known, printable
 from atkd_jax.types import DataSpec
 
 __all__ = [
@@ -87,11 +89,10 @@ def _folder(
     path: str, share: Share | None, image_size: int | None = None, crop_ratio: float = 224 / 256
 ) -> Source:
     found = folder.find(path)
-    size = None if image_size else folder.common_size(found)
-    if size:
-        return folder.read(found, size)
+    if not image_size:
+        return folder.read(found, folder.common_size(found))
     spec = _streamed(
-        f"folder:{path}", image_size or 224, found.class_names,
+        f"folder:{printable(path)}", image_size, found.class_names,
         len(found.train.label), len(found.test.label),
     )  # fmt: skip
     spec = dataclasses.replace(spec, train_label=found.train.label)
@@ -126,7 +127,10 @@ def _tfds(
     facts = prepared.facts(builder, train, test)
     shape = facts.image_shape
     pixels = (facts.num_train + facts.num_test) * (shape[0] or 0) * (shape[1] or 0) * 3
-    if not image_size and 0 < pixels <= folder.MEMORY_LIMIT:
+    if not image_size and not 0 < pixels <= folder.MEMORY_LIMIT:
+        why = "do not fit in memory together" if pixels else "differ in size"
+        raise ValueError(f"the images of tfds:{name} {why}{folder.STREAM_INSTEAD}")
+    if not image_size:
         keys = facts.image_key, facts.label_key
         num_classes = len(facts.class_names)
         return memory.in_memory(
@@ -139,7 +143,7 @@ def _tfds(
     records.check()
     spec = _streamed(
         name if name == "imagenet2012" else f"tfds:{name}",
-        image_size or 224, facts.class_names, facts.num_train, facts.num_test,
+        image_size, facts.class_names, facts.num_train, facts.num_test,
     )  # fmt: skip
     return StreamSource(spec, records, _needed(share), crop_ratio)
 
@@ -205,7 +209,8 @@ def load(
       data_dir: where TFDS keeps prepared data sets, and where the binary archives of CIFAR lie;
         None means $TFDS_DATA_DIR or ~/tensorflow_datasets.
       share: what a streamed set needs to know of the host that reads it; sets in memory do not.
-      options: what the data set lets one choose, see the top of this file.
+      options: what the data set lets one choose, see the top of this file. Every set takes
+        image_size; one whose images have another and stay in memory refuses it.
 
     Raises:
       ValueError: no such data set or option, or its files are missing or wrong.
@@ -216,7 +221,24 @@ def load(
     loader = DATASETS[key]
     given = {"data_dir": data_dir, "share": share}
     takes = list(inspect.signature(loader).parameters)[1 if colon else 0 :]
+    size = options.pop("image_size", 0)
+    if not isinstance(size, int) or size < 0:
+        raise ValueError(f"image_size {size!r} is no whole number of pixels; 0 is the images' own")
+    if size and "image_size" in takes:
+        options["image_size"] = size
     for option in options:
         check_known(f"option of {name}:", option, [k for k in takes if k not in given] or ["none"])
     given = {k: v for k, v in given.items() if k in takes}
-    return loader(*([path] if colon else []), **given, **options)
+    source = loader(*([path] if colon else []), **given, **options)
+    check_size(source.spec, size)
+    return source
+
+
+def check_size(spec: DataSpec, image_size: int) -> None:
+    """Raises ValueError if images of another size are asked for, and not as they are (0)."""
+    height, width, _ = spec.image_shape
+    if image_size and (height, width) != (image_size, image_size):
+        raise ValueError(
+            f"the images of {spec.name} are {width}x{height} and stay so: leave"
+            f" image_size={image_size} out"
+        )

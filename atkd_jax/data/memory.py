@@ -63,6 +63,17 @@ def eval_order(num: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     return index.reshape(steps, batch_size), mask.reshape(steps, batch_size)
 
 
+def one_of_each(label: np.ndarray, count: int) -> np.ndarray:
+    """Rows of `count` examples of as many classes as possible, to look at.
+
+    The first example of every class in the order of the classes, then the second of each, ...
+    """
+    order = np.argsort(label, kind="stable")
+    of_class = label[order]
+    place = np.arange(len(label)) - np.searchsorted(of_class, of_class)  # within its class
+    return order[np.lexsort((of_class, place))][:count]
+
+
 def digits() -> MemorySource:
     """1,797 real handwritten digits, 8x8 in 17 grey levels, that come with scikit-learn.
 

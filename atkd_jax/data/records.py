@@ -6,13 +6,16 @@ only, as functions of (seed, epoch). Skipping examples costs reading at most, ne
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import os
 
 import numpy as np
 
 from atkd_jax.data.folder import Files
-from atkd_jax.data.memory import epoch_order
+from atkd_jax.data.memory import epoch_order, one_of_each
 from atkd_jax.data.prepared import damaged, import_tf
+from atkd_jax.errors import printable
 
 SHUFFLE_BUFFER = 8192  # encoded examples: about 1 GB of ImageNet
 
@@ -67,16 +70,36 @@ class FolderRecords:
             self.test_files, np.arange(*share.share(len(self.test_files.label)), dtype=np.int32)
         )
 
+    def sample(self, share: Share, count: int):
+        """Up to `count` test examples of as many classes as possible, and their number."""
+        del share  # every host sees all files
+        index = one_of_each(self.test_files.label, count)
+        return self._dataset(self.test_files, index), len(index)
+
     @staticmethod
     def _dataset(files: Files, index: np.ndarray):
         tf, _ = import_tf()
-        columns = (files.path[index].astype(str), files.label[index], index)
+        # Names on a disk are bytes, which need not be text.
+        path = np.array([os.fsencode(path) for path in files.path[index]], object)
+        columns = (path, files.label[index], index)
 
         def read(path, label, index):
             return {"data": tf.io.read_file(path), "label": label, "index": index, "name": path}
 
         data = tf.data.Dataset.from_tensor_slices(columns)
         return data.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    def unreadable(self, split: str, reason: str) -> ValueError:
+        """The error for files that could be read when they were listed."""
+        files = self.train_files if split == "train" else self.test_files
+        for path in files.path:
+            try:
+                with open(path, "rb") as file:
+                    file.read(1)
+            except OSError as error:
+                reason = f"{printable(path)}: {error.strerror}"
+                break
+        return ValueError(f"an image of the {split} set cannot be read any more: {reason}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,6 +131,23 @@ class TfdsRecords:
     def test(self, share: Share):
         """This host's share of the test examples, in order."""
         return self._dataset(self.test_split, share, None)
+
+    def sample(self, share: Share, count: int):
+        """As of a folder; looks for them in this host's share, which is not decoded."""
+        tf, _ = import_tf()
+        classes = self.builder.info.features[self.label_key].num_classes
+        kept, met = [], collections.Counter()
+        for example in self.test(share).as_numpy_iterator():
+            met[example["label"]] += 1
+            if met[example["label"]] <= count:
+                kept.append(example)
+            if len(met) >= min(count, classes) and len(kept) >= count:
+                break
+        index = one_of_each(np.array([example["label"] for example in kept]), count)
+        columns = {key: np.array([kept[i][key] for i in index]) for key in ("label", "index")}
+        for key in ("data", "name"):  # as objects: NumPy's strings lose zeros at their end
+            columns[key] = np.array([kept[i][key] for i in index], object)
+        return tf.data.Dataset.from_tensor_slices(columns), len(index)
 
     def _dataset(self, split: str, share: Share, shuffle_seed: int | None):
         tf, tfds = import_tf()
@@ -150,6 +190,10 @@ class TfdsRecords:
             }
 
         return data.map(describe, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    def unreadable(self, split: str, reason: str) -> ValueError:
+        """The error for files that are not as they were written."""
+        return damaged(self.builder, f"split {split}, {reason}")
 
     def check(self) -> None:
         """Raises ValueError if a file of the data set is missing."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,13 +18,14 @@ from atkd_jax.data.decode import random_resized_crop, resized_centre
 from atkd_jax.data.folder import MAX_CORRUPT
 from atkd_jax.data.prepared import import_tf
 from atkd_jax.data.records import FolderRecords, Share, TfdsRecords, seed_of
+from atkd_jax.errors import printable
 from atkd_jax.types import Batch, DataSpec
 
 log = logging.getLogger(__name__)
 
 
 class Corrupt:
-    """The images that could not be decoded, by name, for each split."""
+    """The images that could not be decoded, by printable name, for each split."""
 
     def __init__(self):
         self.names: dict[str, set[str]] = {"train": set(), "test": set()}
@@ -41,7 +43,8 @@ class Corrupt:
         if len(names) > MAX_CORRUPT * num:
             raise ValueError(
                 f"{len(names)} of {num} {split} images cannot be decoded, more than"
-                f" {MAX_CORRUPT:.1%}; the first is {min(names)}. Remove or replace them"
+                f" {MAX_CORRUPT:.1%}; the first is {min(names)}. Move them elsewhere or"
+                " replace them"
             )
 
 
@@ -123,17 +126,13 @@ class StreamSource:
         Raises:
           ValueError: the files are damaged, or too many images are.
         """
-        tf, _ = import_tf()
         first, last = self.share.share(self.spec.num_test)
         size = self.share.batch_size
-
-        def decode(example):
-            return resized_centre(example["data"], self.spec.image_shape[0], self.crop_ratio)
 
         def records(start: int):
             return self.records.test(self.share).skip(start)
 
-        raw = self._batches("test", records, decode, 0, last - first)
+        raw = self._batches("test", records, self._centre, 0, last - first)
         for step in range(self.test_steps):
             expected = min(max(last - first - step * size, 0), size)
             if expected:
@@ -144,6 +143,20 @@ class StreamSource:
             image, label, index, _ = (_pad(column, size) for column in batch)
             yield Batch(image, label, index, np.arange(size) < expected)
 
+    def sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Test images of as many classes as possible, and their labels, see `memory.one_of_each`.
+
+        Of a prepared set, whose labels are only known by reading, the first of the classes that
+        this host meets first.
+        """
+        chosen, num = self.records.sample(self.share, count)
+        raw = self._batches("test", chosen.skip, self._centre, 0, num)
+        image, label, *_ = map(np.concatenate, zip(*raw, strict=True))
+        return image, label
+
+    def _centre(self, example):
+        return resized_centre(example["data"], self.spec.image_shape[0], self.crop_ratio)
+
     def _batches(self, split: str, records, decode, step: int, num: int):
         """Batches from `step` on, the last one partial: image, label, index, ok (was decoded).
 
@@ -153,9 +166,10 @@ class StreamSource:
         Args:
           records: number of examples to skip -> dataset of encoded examples.
           decode: example -> image.
-          num: this host's examples in the split.
+          num: how many examples there are.
         """
         tf, _ = import_tf()
+        first, last = self.share.share(getattr(self.spec, f"num_{split}"))
         size = self.share.batch_size
         careful = bool(self.corrupt.names[split])
         while True:
@@ -166,23 +180,19 @@ class StreamSource:
                     if len(columns["ok"]) != min(size, num - step * size):
                         break
                     for name in columns["name"][~columns["ok"]]:
-                        self.corrupt.add(split, name.decode(), num)
+                        self.corrupt.add(split, printable(os.fsdecode(name)), last - first)
                     self._check_labels(split, columns["label"])
                     step += 1
                     yield tuple(columns[key] for key in ("image", "label", "index", "ok"))
                 break
             except tf.errors.OpError as error:
                 if careful or not isinstance(error, tf.errors.InvalidArgumentError):
-                    reason = " ".join(str(error.message).split())[:300]
-                    raise ValueError(
-                        f"the {split} files of {self.spec.name} are damaged: {reason}."
-                        " Delete and prepare them again"
-                    ) from None
+                    # Without the names of nodes, which TensorFlow puts first and last.
+                    reason = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*", "", str(error.message))
+                    reason = " ".join(reason.split())
+                    raise self.records.unreadable(split, reason) from None
                 careful = True
-        raise ValueError(
-            f"the {split} files of {self.spec.name} ended before the {num} examples that this host"
-            " was promised: they are damaged. Delete and prepare them again"
-        )
+        raise self.records.unreadable(split, f"it ended before this host's {num} examples")
 
     def _check_labels(self, split: str, label: np.ndarray) -> None:
         if label.min() < 0 or label.max() >= self.spec.num_classes:

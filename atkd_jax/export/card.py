@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import atkd_jax
+from atkd_jax.data import MemorySource, preparation
+from atkd_jax.errors import printable
 from atkd_jax.export.measure import Row, table
 from atkd_jax.export.student import Student
 
@@ -16,6 +19,8 @@ CARD = """\
 {num_classes} classes (`labels.txt`, in the order of the logits). Input: one image
 [1, {height}, {width}, 3] uint8, 0..255, RGB; normalisation is inside. Output: logits
 [1, {num_classes}] float32. {params:,} parameters, {macs:,} multiply-accumulates per image.
+
+{preparation}
 
 {table}
 
@@ -36,11 +41,13 @@ int8 took its ranges from {calibration} training images.
 def write(
     folder: Path, student: Student, top1: float, rows: list[Row], calibration: int, cpu: str
 ) -> None:
-    """Writes README.md and labels.txt. top1: JAX's."""
+    """Writes README.md, labels.txt and preparation.json. top1: JAX's."""
     summary, spec = student.summary, student.source.spec
     height, width, _ = spec.image_shape
+    plan = preparation.describe(student.source)
     text = CARD.format(
         **student.meta | summary["student"],
+        preparation=in_words(plan, isinstance(student.source, MemorySource)),
         height=height,
         width=width,
         table=table(top1, rows),
@@ -55,8 +62,23 @@ def write(
         commit=commit(),
         versions=", ".join(f"{k} {v}" for k, v in summary["versions"].items() if k != "atkd-jax"),
     )
-    (folder / "README.md").write_text(text)
-    (folder / "labels.txt").write_text("".join(f"{name}\n" for name in spec.class_names))
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    labels = "".join(f"{printable(name)}\n" for name in spec.class_names)  # one line each
+    (folder / "labels.txt").write_text(labels, encoding="utf-8")
+    (folder / "preparation.json").write_text(json.dumps(plan, indent=2) + "\n")
+
+
+def in_words(plan: dict[str, Any], in_memory: bool) -> str:
+    """How an image file becomes the input. plan: of `preparation.describe`."""
+    (cover_height, cover_width), (height, width) = plan["cover"], plan["crop"]
+    text = (
+        "An image file becomes the input as `preparation.json` says and `classify.py` does:\n"
+        f"{plan['orientation']}; {plan['colours']}; resized ({plan['filter']}) to just\n"
+        f"cover {cover_width}x{cover_height}; the centre of {width}x{height} cut out."
+    )
+    if in_memory:
+        text += f" The images here were all {width}x{height}: none was resized."
+    return text
 
 
 def method(config: dict[str, Any]) -> str:

@@ -69,8 +69,8 @@ def data_set(config: ConfigDict) -> str:
     if kind == "folder":
         found = folder.find(path)
         return (
-            f"{printable(path)}, {len(found.train.label):,} training and {len(found.test.label):,} test"
-            f" images of {len(found.class_names)} classes"
+            f"{printable(path)}, {len(found.train.label):,} training and"
+            f" {len(found.test.label):,} test images of {len(found.class_names)} classes"
         )
     if binary := data.binary_files(name, config.data.data_dir or None):
         cifar_binary.check(name, binary)

@@ -1,11 +1,14 @@
 """Decoding: the same pictures as Pillow shows, the same windows as torchvision draws."""
 
+import io
+
 import numpy as np
 import pytest
+from image_kinds import kinds, with_orientation
 from images import encoded, picture
 from PIL import Image
 
-from atkd_jax.data import decode
+from atkd_jax.data import decode, image_file
 from atkd_jax.data.prepared import import_tf
 
 SIZE = 8
@@ -49,6 +52,57 @@ def test_training_crop_is_the_window_resized(tmp_path):
             assert np.abs(ours - expected).max() <= 1 + 2 * (content[:2] == b"\xff\xd8")
 
 
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_training_crop_of_a_turned_jpeg_is_the_window_of_what_it_shows(turn):
+    """The window is drawn in the upright image, so that a photograph and its turned twin agree."""
+    tf, _ = import_tf()
+    image = picture(2, (64, 48))
+    content = with_orientation(image, turn, quality=95)
+    whole = image_file.upright(tf.io.decode_jpeg(content).numpy(), turn)
+    for number in range(5):
+        seed = tf.constant([7, number], tf.int64)
+        y, x, height, width = decode.random_window(tf.constant(image.shape), seed).numpy()
+        crop = whole[y : y + height, x : x + width]
+        expected = np.rint(tf.image.resize(crop, (SIZE, SIZE)).numpy())
+        ours = decode.random_resized_crop(content, seed, SIZE).numpy()
+        assert np.abs(ours - expected).max() <= 3, (turn, number)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_window_of_the_upright_image_is_found_in_the_stored_one(turn):
+    tf, _ = import_tf()
+    stored = np.arange(5 * 7).reshape(5, 7, 1)
+    upright = image_file.upright(stored, turn)
+    shape = tf.constant(stored.shape)
+    assert decode.upright_shape(shape, turn).numpy().tolist() == list(upright.shape)
+    for window in ([0, 0, 2, 3], [1, 2, 3, 2], [2, 1, 3, 4]):
+        y, x, height, width = window
+        expected = upright[y : y + height, x : x + width]
+        y, x, height, width = decode.stored_window(tf.constant(window), shape, turn).numpy()
+        ours = decode.upright(tf.constant(stored[y : y + height, x : x + width]), turn)
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_metadata_before_the_orientation_are_skipped():
+    """Comments, profiles and what cameras write, with and without JFIF; and XMP alone."""
+    image = picture(1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    profile = bytes(range(256)) * 300  # two segments
+    xmp = b'<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    for more, expected in (
+        ({}, 1), ({"comment": b"hello"}, 1), ({"icc_profile": profile}, 1),
+        ({"exif": exif}, 6), ({"exif": exif, "comment": b"hello", "icc_profile": profile}, 6),
+        ({"xmp": xmp}, 6),
+    ):  # fmt: skip
+        content = encoded(image, **more)
+        without_jfif = content[:2] + content[20:]
+        for data in (content, without_jfif):
+            assert decode.orientation(data).numpy() == expected, more
+            with Image.open(io.BytesIO(data)) as file:
+                assert image_file.orientation(file) == expected, more
+
+
 def windows(shape, count=2000):
     tf, _ = import_tf()
     seeds = tf.stack([tf.zeros(count, tf.int64), tf.range(count, dtype=tf.int64)], 1)
@@ -80,17 +134,23 @@ def test_a_window_of_an_image_too_narrow_for_any_is_its_centre(shape, window):
 
 
 def test_every_kind_of_image_is_decoded():
-    rgb = picture(0, (40, 40))
-    grey = np.asarray(Image.fromarray(rgb).convert("L"))
-    cases = [
-        (encoded(grey), grey),
-        (encoded(grey, "PNG"), grey),
-        (encoded(Image.fromarray(rgb).convert("CMYK"), quality=95), rgb),
-        (encoded(np.dstack([rgb, grey]), "PNG"), rgb),
-    ]
-    for content, image in cases:
-        image = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+    for name, (content, image) in kinds((40, 40)).items():
         ours = decode.resized_centre(content, 40, 1.0).numpy()
-        assert np.abs(ours.astype(int) - image).mean() < 6
+        np.testing.assert_allclose(ours, image_file.decode(content), atol=1, err_msg=name)
+        assert np.abs(ours.astype(int) - image).mean() < 6, name
         crop = decode.random_resized_crop(content, np.array([0, 0]), SIZE)
         assert crop.shape == (SIZE, SIZE, 3)
+
+
+def test_what_cannot_be_decoded_is_an_invalid_argument():
+    """Which the stream takes for a damaged image, and not for a damaged disk."""
+    tf, _ = import_tf()
+    whole = [encoded(picture(0)), encoded(picture(0), "PNG"), with_orientation(picture(0), 6)]
+    for content in [b"", b"no image", b"\xff\xd8", *(data[:-200] for data in whole)]:
+        data = tf.constant(content)
+        for function in (
+            lambda data: decode.resized_centre(data, 8, 1.0),
+            lambda data: decode.random_resized_crop(data, tf.constant([0, 0], tf.int64), 8),
+        ):
+            with pytest.raises(tf.errors.InvalidArgumentError):
+                tf.function(function)(data)

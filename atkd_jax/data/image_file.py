@@ -40,6 +40,7 @@ def decode(file: Any) -> np.ndarray:
                 grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
                 pixels = np.repeat(grey[..., None], 3, axis=2)
             else:
+                image.info.pop("transparency", None)  # Pillow warns of what will be lost
                 pixels = np.asarray(image.convert("RGB"))
     except Exception as error:  # of a damaged file, Pillow raises whatever its decoders raise
         raise ValueError(_reason(error)) from error

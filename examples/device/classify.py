@@ -25,6 +25,7 @@ def prepare(picture, plan):
             turn = image.getexif().get(0x0112, 1)  # EXIF's orientation, 1..8
         except Exception:  # damaged
             turn = 1
+        image.info.pop("transparency", None)
         pixels = np.asarray(image if image.mode[0] == "I" else image.convert("RGB"))
     if pixels.ndim == 2:  # 16 bits
         pixels = np.clip(pixels.astype(np.int64) >> 8, 0, 255).astype(np.uint8)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from atkd_jax import data
+from atkd_jax.data import memory
 from atkd_jax.data.spec import KNOWN, channel_moments
 
 
@@ -84,3 +85,23 @@ def test_digits_need_no_tensorflow():
         "else: raise SystemExit('cifar10 was read without TensorFlow')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_of_each_class_comes_first():
+    label = np.array([2, 2, 0, 2, 1, 0, 0])
+    rows = memory.one_of_each(label, 7)
+    np.testing.assert_array_equal(rows, [2, 4, 0, 5, 1, 6, 3])
+    np.testing.assert_array_equal(label[rows], [0, 1, 2, 0, 2, 0, 2])
+    np.testing.assert_array_equal(memory.one_of_each(label, 2), [2, 4])
+
+
+@pytest.mark.parametrize("name", ["digits", "npz"])
+def test_images_that_stay_as_they_are_have_no_other_size(name, npz):
+    name, size = {"digits": ("digits", 16), "npz": (f"npz:{npz}", 8)}[name]
+    for right in (0, size):
+        assert data.load(name, image_size=right).spec.image_shape == (size, size, 3)
+    with pytest.raises(ValueError, match=f"are {size}x{size} and stay so: leave image_size=32 out"):
+        data.load(name, image_size=32)
+    for wrong in (-8, 1.5, "16", True):
+        with pytest.raises(ValueError, match="is no whole number of pixels"):
+            data.load(name, image_size=wrong)

@@ -9,8 +9,9 @@ import pytest
 from images import picture, write_folder, write_tfds
 
 from atkd_jax import data
-from atkd_jax.data import stream
+from atkd_jax.data import folder, stream
 from atkd_jax.data.prepared import import_tf
+from atkd_jax.data.records import FolderRecords
 
 SIZE = 8
 TRAIN, TEST = 26, 5
@@ -189,6 +190,42 @@ def test_too_many_corrupt_images_stop_the_run(tmp_path):
         list(source.train(0))
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_file_that_is_gone_is_named_and_nobody_told_to_delete(tmp_path, split):
+    deep = tmp_path / ("a" * 200) / ("b" * 200)  # its name alone is longer than a message was
+    path = write_folder(deep, TRAIN, TEST, size=None)
+    source = data.load(f"folder:{path}", share=data.Share(4), image_size=SIZE)
+    file = deep / {"train": "train", "test": "val"}[split] / "bee/004.jpg"
+    file.unlink()
+    with pytest.raises(ValueError, match="cannot be read any more: .*No such file") as caught:
+        list(source.train(0) if split == "train" else source.test())
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+    assert "elete" not in str(caught.value) and "prepare" not in str(caught.value)
+
+
+def test_a_disk_that_fails_later_is_told_in_full(tmp_path, monkeypatch):
+    """What the files themselves do not tell any more, TensorFlow's message does."""
+    files = folder.Files(np.array([str(tmp_path / "a.jpg")], object), np.zeros(1, np.int32))
+    (tmp_path / "a.jpg").write_bytes(b"there")
+    reason = "x" * 1000 + "/far/away.jpg; Input/output error"
+    error = FolderRecords(files, files).unreadable("train", reason)
+    assert str(error).endswith(reason)
+
+
+def test_pictures_to_look_at_are_of_many_classes(load, files):
+    image, label = load(2).sample(4)
+    assert image.shape == (4, SIZE, SIZE, 3)
+    np.testing.assert_array_equal(label, [0, 1, 2, 0])
+    whole = list(load(5).test())[0]
+    for one, k in zip(image, label, strict=True):
+        same_class = whole.image[whole.label == k]
+        assert any(np.array_equal(one, other) for other in same_class)
+    image, label = load(2).sample(100)
+    assert len(label) == TEST
+    image, label = load(2).sample(2)
+    np.testing.assert_array_equal(label, [0, 1])
+
+
 def test_damaged_tfds_files_are_an_error(tmp_path):
     splits = {"train": [(picture(i), 0) for i in range(8)], "test": [(picture(9), 0)]}
     write_tfds(tmp_path, "cut_jpeg", "1.0.0", splits, 1)
@@ -196,10 +233,14 @@ def test_damaged_tfds_files_are_an_error(tmp_path):
     file = next((tmp_path / "cut_jpeg/1.0.0").glob("*train*"))
     content = file.read_bytes()
     file.write_bytes(content[:-500])
-    with pytest.raises(ValueError, match="the train files of tfds:cut_jpeg are damaged"):
+    with pytest.raises(
+        ValueError, match="prepared cut_jpeg in .* is damaged: split train, "
+    ) as caught:
         list(data.load("tfds:cut_jpeg", **options).train(0))
+    assert "run: python -m atkd_jax.data.prepare cut_jpeg" in str(caught.value)
+    assert "{{" not in str(caught.value) and "\n" not in str(caught.value)
     file.write_bytes(b"")
-    with pytest.raises(ValueError, match="the train files of tfds:cut_jpeg"):
+    with pytest.raises(ValueError, match="prepared cut_jpeg in .* is damaged: split train, "):
         list(data.load("tfds:cut_jpeg", **options).train(0))
     file.unlink()
     with pytest.raises(ValueError, match="1 files are missing, first cut_jpeg-train"):

@@ -222,7 +222,7 @@ def load(
     given = {"data_dir": data_dir, "share": share}
     takes = list(inspect.signature(loader).parameters)[1 if colon else 0 :]
     size = options.pop("image_size", 0)
-    if not isinstance(size, int) or size < 0:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise ValueError(f"image_size {size!r} is no whole number of pixels; 0 is the images' own")
     if size and "image_size" in takes:
         options["image_size"] = size

@@ -7,6 +7,7 @@ example's window is a function of (seed, epoch, index), whichever host reads it.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import os
 import re
@@ -151,7 +152,8 @@ class StreamSource:
         """
         chosen, num = self.records.sample(self.share, count)
         raw = self._batches("test", chosen.skip, self._centre, 0, num)
-        image, label, *_ = map(np.concatenate, zip(*raw, strict=True))
+        batches = itertools.islice(raw, -(-num // self.share.batch_size))
+        image, label, *_ = map(np.concatenate, zip(*batches, strict=True))
         return image, label
 
     def _centre(self, example):

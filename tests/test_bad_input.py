@@ -219,7 +219,8 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     [
         ("--config.bach_size=3", "batch_size"),
         ("--config.epochs=two", "epochs"),
-        ("--config.data.options.imagesize=96", "there is no key"),
+        ("--config.data.options.imagesize=96", "image_size"),
+        ("--config.data.options.image_size=96", "are 8x8 and stay so: leave image_size=96 out"),
     ],
 )
 def test_the_command_line_says_one_line(override, message, npz, tmp_path):

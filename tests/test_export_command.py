@@ -59,10 +59,21 @@ def test_every_format_keeps_the_accuracy_of_a_real_student(exported, capsys):
 def test_a_model_card_and_labels_lie_beside_the_files(exported):
     workdir, rows = exported
     card = (workdir / "device/README.md").read_text()
-    for part in ("resnet8", "digits", "1 cross-entropy", "Teacher: none", "Apache-2.0", "78,042"):
+    for part in (
+        "resnet8",
+        "digits",
+        "1 cross-entropy",
+        "Teacher: none",
+        "Apache-2.0",
+        "78,042",
+        "to just\ncover 16x16; the centre of 16x16 cut out. The images here were all",
+    ):
         assert part in card, part
     assert measure.table(rows[0].top1 + rows[0].drop, rows) in card
     assert (workdir / "device/labels.txt").read_text().splitlines() == list("0123456789")
+    plan = json.loads((workdir / "device/preparation.json").read_text())
+    assert plan == json.loads((workdir / "export/meta.json").read_text())["preparation"]
+    assert plan["cover"] == plan["crop"] == [16, 16]
     assert json.loads((workdir / "device/report.json").read_text())["rows"] == [
         row._asdict() for row in rows
     ]
@@ -100,7 +111,7 @@ def test_a_second_export_replaces_the_first(digits_run, tmp_path):
         (workdir / name / "stale").touch()
     export(workdir, ["onnx"])
     found = sorted(path.name for path in (workdir / "device").iterdir())
-    assert found == ["README.md", "labels.txt", "report.json", "student.onnx"]
+    assert found == ["README.md", "labels.txt", "preparation.json", "report.json", "student.onnx"]
     assert not [*workdir.glob("device.*")]
 
 

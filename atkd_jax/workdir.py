@@ -40,8 +40,6 @@ FREE = (
     "data.data_dir",
     "teacher.expect_top1",
 )
-# Keys that a run of an earlier version does not have, and what it did.
-ADDED = {"data.options.image_size": 0}
 PACKAGES = ("atkd-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -60,7 +58,7 @@ def _fixed(config: dict[str, Any]) -> dict[str, Any]:
     """What may not differ."""
     return {
         key: value
-        for key, value in (ADDED | flat(config)).items()
+        for key, value in flat(config).items()
         if value != {} and not any(key == free or key.startswith(free + ".") for free in FREE)
     }
 

@@ -153,6 +153,18 @@ def test_a_key_that_is_newer_than_a_run_is_no_difference_while_it_is_off(npz, tm
         workdirs.check(config, tmp_path)
 
 
+def test_a_workdir_of_before_image_size_goes_on(npz, tmp_path):
+    """Its data had no options at all."""
+    config = small_config(npz)
+    older = config.to_dict()
+    del older["data"]["options"]["image_size"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    workdirs.check(config, tmp_path)
+    config.data.options.image_size = 8
+    with pytest.raises(ValueError, match=r"data.options.image_size=None, not 8"):
+        workdirs.check(config, tmp_path)
+
+
 def test_a_bucket_is_no_workdir(npz):
     with pytest.raises(ValueError, match="is a bucket"):
         train_and_evaluate(small_config(npz), Path("gs://somewhere/run"))

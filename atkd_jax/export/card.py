@@ -20,7 +20,7 @@ CARD = """\
 [1, {height}, {width}, 3] uint8, 0..255, RGB; normalisation is inside. Output: logits
 [1, {num_classes}] float32. {params:,} parameters, {macs:,} multiply-accumulates per image.
 
-{preparation}
+{from_a_file}
 
 {table}
 
@@ -47,7 +47,7 @@ def write(
     plan = preparation.describe(student.source)
     text = CARD.format(
         **student.meta | summary["student"],
-        preparation=in_words(plan, isinstance(student.source, MemorySource)),
+        from_a_file=in_words(plan, isinstance(student.source, MemorySource)),
         height=height,
         width=width,
         table=table(top1, rows),

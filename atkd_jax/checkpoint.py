@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
+import logging
+import os
+import re
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +19,12 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
+from atkd_jax import json_file, replace
 from atkd_jax.errors import unwritable
 from atkd_jax.types import PyTree
 
 EXPORT_META = "meta.json"
+EXPORTED = ("variables", EXPORT_META)
 
 
 def _target(tree: PyTree, sharding: Sharding) -> PyTree:
@@ -37,16 +42,43 @@ def crc32(tree: PyTree, meta: dict[str, Any]) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """The first line that says something, without its middle if it is long."""
+    """What the system says, else the first line that says something, without a long middle."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if code := re.search(r"os_error_code=\W*(\d+)", str(error)):  # TensorStore's
+        return os.strerror(int(code[1]))
     line = next((line for line in str(error).splitlines() if line.strip()), repr(error))
     return line if len(line) < 250 else f"{line[:100]} ... {line[-140:]}"
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Orbax, asyncio and TensorStore tell of an error in tracebacks of their own.
+
+    Their threads do so later than it is raised, so after one they stay silent.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio", "concurrent.futures")]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+
+    def show(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":  # TensorStore, of Orbax's loop
+            hook(unraisable)
+
+    sys.unraisablehook = show
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    sys.unraisablehook = hook
 
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
     """Turns what Orbax and TensorStore raise, which is of many kinds, into one OSError."""
     try:
-        yield
+        with _silence():
+            yield
     except jax.errors.JaxRuntimeError:  # another host is gone
         raise
     except Exception as error:
@@ -54,20 +86,29 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 class Checkpoints:
-    """The last `keep` checkpoints of a run in `directory`, written in the background.
+    """The last `keep` checkpoints of a run in `directory`.
 
     A checkpoint is a tree of arrays and a small JSON value. It counts only once it is whole: one
     that a killed process left half-written is ignored.
+
+    Raises:
+      OSError: `directory` cannot be written.
     """
 
     def __init__(self, directory: Path, keep: int = 2):
         self.directory = directory
-        self.manager = ocp.CheckpointManager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, cleanup_tmp_directories=True
-            ),
-        )
+        with _writing(directory):
+            self.manager = ocp.CheckpointManager(
+                directory.absolute(),
+                # Not in the background: Orbax's threads wait five minutes for a folder that cannot
+                # be made, and the check of a state's numbers waits for the devices as it is.
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=keep,
+                    create=True,
+                    cleanup_tmp_directories=True,
+                    enable_async_checkpointing=False,
+                ),
+            )
 
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint; None if there is none."""
@@ -83,11 +124,11 @@ class Checkpoints:
         )
 
     def save(self, step: int, tree: PyTree, meta: dict[str, Any]) -> None:
-        """Starts writing; returns before it is done. A step that is there already is kept.
+        """Returns when all is on the disk. A step that is there already is kept.
 
         Raises:
           FloatingPointError: a number of the tree is not finite, with which no run could go on.
-          OSError: this one, or the one before, cannot be written.
+          OSError: it cannot be written.
         """
         if step == self.latest():
             return
@@ -97,25 +138,32 @@ class Checkpoints:
                 raise self.diverged(f"the state after step {step} is not finite (in: {where})")
         meta = {"meta": meta, "crc32": crc32(tree, meta)}
         args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
-        with _writing(self.directory):  # its own start, and the end of the one before
+        with _writing(self.directory):
             self.manager.save(step, args=args, force=True)
 
     def restore(self, step: int, like: PyTree, sharding: Sharding) -> tuple[PyTree, dict[str, Any]]:
         """Reads a checkpoint into the structure, shapes and dtypes of `like`.
 
         Raises:
-          ValueError: the checkpoint is damaged (its checksum tells), or another kind of run's.
+          ValueError: the checkpoint is damaged (its checksum tells), another kind of run's, or of
+            another step than its name says (where `meta` has a "step").
         """
         args = ocp.args.Composite(
             tree=ocp.args.StandardRestore(_target(like, sharding)), meta=ocp.args.JsonRestore()
         )
         try:
-            restored = self.manager.restore(step, args=args)
+            with _silence():
+                restored = self.manager.restore(step, args=args)
             tree, (meta, crc) = restored["tree"], (restored["meta"][k] for k in ("meta", "crc32"))
         except Exception as error:  # Orbax and TensorStore raise many kinds
             raise ValueError(self._unusable(step, _reason(error))) from error
         if crc != crc32(tree, meta):
             raise ValueError(self._unusable(step, "its checksum differs from what was written"))
+        if meta.get("step", step) != step:
+            raise ValueError(
+                f"checkpoint {self.directory / str(step)} was saved at step {meta['step']}: it was"
+                " renamed; give it back its name, or move it away"
+            )
         return tree, meta
 
     def _unusable(self, step: int, reason: str) -> str:
@@ -130,46 +178,88 @@ class Checkpoints:
         return f"checkpoint {path} is damaged or from another run and not used ({reason}). {hint}"
 
     def close(self) -> None:
-        """Waits until everything is on the disk."""
-        with _writing(self.directory):
-            self.manager.wait_until_finished()
-        self.manager.close()
+        with _silence():
+            self.manager.close()
+
+
+def exported(directory: Path) -> list[str]:
+    """Names of the entries that `save_export` has written into a folder, whole or not."""
+    try:
+        read_export_meta(directory)
+        return list(EXPORTED)
+    except ValueError:  # killed before that was written
+        begun = (directory / "variables" / "_CHECKPOINT_METADATA").exists()
+        drafts = (path.name for path in directory.glob("variables.orbax-checkpoint-tmp*"))
+        return [*drafts, *(["variables"] if begun else [])]
 
 
 def save_export(directory: Path, variables: PyTree, meta: dict[str, Any]) -> None:
     """Writes {"params", "batch_stats"} of one network and what is needed to use it again.
+
+    An earlier export stays until the new one is whole.
 
     Args:
       meta: model, num_classes, mean, std, and anything worth knowing (data, top1, ...).
 
     Raises:
       OSError: it cannot be written.
+      ValueError: files of a user's are in the way.
     """
-    directory = directory.absolute()
-    if jax.process_index() == 0 and directory.exists():
-        shutil.rmtree(directory)
-    with _writing(directory):
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(directory / "variables", variables)
-    meta = meta | {"crc32": crc32(variables, {})}
-    if jax.process_index() == 0:
-        (directory / EXPORT_META).write_text(json.dumps(meta, indent=2) + "\n")
+    first, directory = jax.process_index() == 0, directory.absolute()
+    if first:
+        building = replace.replacing(directory, exported)
+    else:
+        building = contextlib.nullcontext(replace.draft_of(directory))
+    with building as draft:
+        multihost_utils.sync_global_devices(f"{draft} is made")
+        with _writing(directory), _checkpointer() as checkpointer:
+            checkpointer.save(draft / "variables", args=ocp.args.StandardSave(variables))
+        if first:
+            meta = meta | {"crc32": crc32(variables, {})}
+            (draft / EXPORT_META).write_text(json.dumps(meta, indent=2) + "\n")
     multihost_utils.sync_global_devices(f"{directory} is written")
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """Works here and now, as `Checkpoints` does."""
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+
+
+def _is_mean(value: Any) -> bool:
+    return json_file.is_number(value) and 0 <= value <= 1
+
+
+def _is_std(value: Any) -> bool:
+    return json_file.is_number(value) and 0 < value <= 1
 
 
 def read_export_meta(directory: Path) -> dict[str, Any]:
     """The JSON value beside exported variables.
 
     Raises:
-      ValueError: there is no finished export.
+      ValueError: there is no finished export, or somebody has edited that file badly.
     """
-    try:
-        return json.loads((directory / EXPORT_META).read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    path = directory / EXPORT_META
+    if not os.path.lexists(path):
         raise ValueError(
-            f"{directory} holds no exported network (no readable {EXPORT_META}); give the export/"
+            f"{directory} holds no exported network (there is no {EXPORT_META}); give the export/"
             " folder of a finished run, or a file of published weights"
-        ) from error
+        )
+    return json_file.read(
+        path,
+        "what a run writes beside its network",
+        "put the run's own file back, or take the export of another run",
+        {
+            "model": json_file.is_text,
+            "num_classes": json_file.is_count,
+            "class_names": json_file.is_list_of(json_file.is_text),
+            "data": json_file.is_text,
+            "image_shape": json_file.is_list_of(json_file.is_count, 3),
+            "mean": json_file.is_list_of(_is_mean, 3),
+            "std": json_file.is_list_of(_is_std, 3),
+            "top1": json_file.is_number,
+        },
+    )
 
 
 def load_export(directory: Path, like: PyTree) -> PyTree:
@@ -180,8 +270,9 @@ def load_export(directory: Path, like: PyTree) -> PyTree:
     """
     target = _target(like, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            variables = checkpointer.restore(directory.absolute() / "variables", target)
+        with _silence(), _checkpointer() as checkpointer:
+            args = ocp.args.StandardRestore(target)
+            variables = checkpointer.restore(directory.absolute() / "variables", args=args)
     except Exception as error:
         raise ValueError(f"cannot read the network in {directory}: {_reason(error)}") from error
     if read_export_meta(directory).get("crc32") not in (None, crc32(variables, {})):

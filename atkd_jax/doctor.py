@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from atkd_jax.data import cifar_binary, folder, npz, prepared
 from atkd_jax.data import spec as specs
 from atkd_jax.data.records import TfdsRecords
 from atkd_jax.errors import printable
+from atkd_jax.lock import missing, remove_empty
 from atkd_jax.teacher import read_facts
 
 MIB = 2**20
@@ -104,26 +106,31 @@ def teacher(config: ConfigDict) -> str:
     return f"{config.teacher.model}, {config.teacher.weights}"
 
 
-def writable(workdir: Path) -> str:
-    """Every host writes a file that every host sees."""
+def writable(config: ConfigDict | None, workdir: Path) -> str:
+    """Every host writes a file that every host sees; a run that is there can be gone on with."""
     files.check_folder(workdir)
-    made = not workdir.exists()
-    note = workdir / f".doctor-{jax.process_index()}"
-    error, seen = None, []
+    if config is not None:
+        files.check(config, workdir)
+    files.read_summary(workdir)
+    mark = int(multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32))))
+    notes = [workdir / f".doctor-{mark:08x}-{i}" for i in range(jax.process_count())]
+    error, seen, made = None, [], []
     try:
+        made = missing(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
-        note.write_text("written by atkd_jax.doctor\n")
+        notes[jax.process_index()].open("x").close()  # a file of the user's stays what it is
     except OSError as found:
         error = found
     multihost_utils.sync_global_devices("doctor wrote")
     if error is None:
-        seen = [i for i in range(jax.process_count()) if (workdir / f".doctor-{i}").exists()]
+        seen = [i for i, note in enumerate(notes) if note.exists()]
     multihost_utils.sync_global_devices("doctor looked")
+    if error is None:
+        notes[jax.process_index()].unlink()
+    multihost_utils.sync_global_devices("doctor left")
+    remove_empty(made)
     if error is not None:
         raise ValueError(f"{workdir} cannot be written: {error.strerror}")
-    note.unlink()
-    if made and not any(workdir.iterdir()):
-        workdir.rmdir()
     if len(seen) < jax.process_count():
         raise ValueError(f"{workdir} is not the same folder on all hosts: seen here are {seen}")
     return f"{workdir}, writable by all"
@@ -160,17 +167,18 @@ def look(name: str, check: Callable[[], str]) -> bool:
 def examine(config: ConfigDict | None, workdir: Path | None) -> bool:
     """Looks at everything that can be looked at; True if nothing is wrong.
 
-    The space that a run needs depends on its data: without them it is not looked at.
+    The space that a run needs depends on its data: without them it is not looked at, nor is a
+    folder that cannot be used.
     """
     checks = [("versions", versions), ("devices", devices), ("hosts", connection)]
     if config is not None:
         checks += [("data", lambda: data_set(config)), ("teacher", lambda: teacher(config))]
     if workdir is not None:
-        checks += [("workdir", lambda: writable(workdir))]
+        checks += [("workdir", lambda: writable(config, workdir))]
         checks += [("space", lambda: space(config, workdir))]
     found = {}
     for name, check in checks:
-        if name != "space" or found.get("data", True):
+        if name != "space" or (found.get("data", True) and found["workdir"]):
             found[name] = look(name, check)
     return all(found.values())
 

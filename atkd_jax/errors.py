@@ -25,6 +25,6 @@ def printable(text: str) -> str:
 def unwritable(path: Path, reason: str) -> OSError:
     """The error for a file or folder of a run on a disk that is full or gone."""
     return OSError(
-        f"{path} cannot be written ({reason}); what was saved before is good. Make room and give"
-        " the same command again"
+        f"{path} cannot be written ({reason}); what was saved before is good. Make room, or mend"
+        " the disk, and give the same command again"
     )

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import jax
-import tensorboardX
 from tqdm import tqdm
+
+from atkd_jax.events import Events
 
 METRICS = "metrics.jsonl"
 
@@ -32,9 +33,8 @@ class Log:
         draft = self.path.with_suffix(".draft")
         draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
         os.replace(draft, self.path)  # a process killed right here keeps the old file
-        self.events = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=rows[-1]["step"] + 1 if rows else 1
-        )
+        last = rows[-1]["step"] if rows else 0
+        self.events = Events(workdir / "tensorboard", purge_step=last + 1)
 
     def epoch(self, row: dict[str, float]) -> None:
         """One line of numbers for machines, one for people."""
@@ -42,8 +42,8 @@ class Log:
             return
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        for name in row.keys() - {"step", "epoch"}:
-            self.events.add_scalar(name, row[name], row["step"])
+        values = {key: value for key, value in row.items() if key not in ("step", "epoch")}
+        self.events.scalars(values, row["step"])
         self.say(
             f"epoch {row['epoch']}: loss {row['train/loss']:.4f}, train top-1"
             f" {row['train/top1']:.2f}, test top-1 {row['test/top1']:.2f}"

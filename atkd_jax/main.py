@@ -17,7 +17,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from atkd_jax import hosts, settings
+from atkd_jax import hosts, settings, workdir
 from atkd_jax.plan import make_plan
 from atkd_jax.signals import Interrupted, stop_signal
 from atkd_jax.train import train_and_evaluate
@@ -141,6 +141,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         if CONFIG.value is not None:
             settings.check(CONFIG.value)
+            workdir.expand_paths(CONFIG.value)
+        if WORKDIR.value:
+            flags.FLAGS.workdir = workdir.expand(WORKDIR.value)
         return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         sys.exit(f"error: {one_line(error)}")

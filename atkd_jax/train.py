@@ -20,6 +20,7 @@ from atkd_jax.data import preparation
 from atkd_jax.data.prefetch import Waiting
 from atkd_jax.evaluate import make_evaluate
 from atkd_jax.fingerprint import Facts
+from atkd_jax.lock import claim
 from atkd_jax.logs import Log, Progress, read_rows
 from atkd_jax.models.size import count_macs, count_params
 from atkd_jax.program import Program, make_program
@@ -50,12 +51,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     if (finished := files.read_summary(workdir)) is not None:
         hosts.say(f"{workdir} holds a finished run: top-1 {finished['last']['top1']:.2f}")
         return finished
-    with (
-        stop_signal() as stop,
-        files.disk_errors(workdir),
-        files.claim(workdir),
-        hosts.together(),
-    ):
+    with stop_signal() as stop, files.disk_errors(workdir), claim(workdir), hosts.together():
         return run(config, workdir, stop)
 
 
@@ -224,11 +220,10 @@ def check_resumed(
                 f"the {part} of the run in {workdir} changed since it began: {changed}. Restore"
                 " what it began with, or start another --workdir"
             )
-    if step > total or meta.get("step", step) != step:
-        of = f"was saved at step {meta['step']}" if "step" in meta else "is beyond the run's end"
+    if step > total:
         raise ValueError(
-            f"{where} {of}, and the run has {total} steps: it was renamed, or is another run's;"
-            " move it away"
+            f"{where} is beyond the run's end, and the run has {total} steps: it was renamed, or is"
+            " another run's; move it away"
         )
     for name, now in known["versions"].items():
         if (was := then.get("versions", {}).get(name, now)) != now:

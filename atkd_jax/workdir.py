@@ -1,7 +1,4 @@
-"""The files of a run beside its checkpoints and logs: config.json, summary.json, epochs/*.npz.
-
-One run owns the folder, by a lock that the system drops when the process ends, however it ends.
-"""
+"""The files of a run beside its checkpoints and logs: config.json, summary.json, epochs/*.npz."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ import json
 import os
 import platform
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,16 +17,25 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from atkd_jax import hosts
+from atkd_jax import checkpoint, hosts, json_file, lock, replace
 from atkd_jax.errors import unwritable
 from atkd_jax.types import PyTree
 
-try:
-    import fcntl
-except ImportError:  # Windows, where nothing is locked
-    fcntl = None
-
-LOCK = "lock"
+# The entries that a run writes.
+WRITTEN = (
+    "attention.png",
+    "checkpoints",
+    "config.draft",
+    "config.json",
+    "epochs",
+    "export",
+    "metrics.draft",
+    "metrics.jsonl",
+    "summary.draft",
+    "summary.json",
+    "teacher",
+    "tensorboard",
+)
 # What may differ when a run is taken up again: where it runs, not what it computes.
 FREE = (
     "parallel",
@@ -63,13 +68,36 @@ def _fixed(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def expand(path: str) -> str:
+    """A path with ~ written out, which no shell does behind an equals sign.
+
+    Raises:
+      ValueError: there is no such user.
+    """
+    full = os.path.expanduser(path)
+    if full.startswith("~"):
+        raise ValueError(f"{path}: there is no user {path.split('/')[0][1:]!r}")
+    return full
+
+
+def expand_paths(config: ConfigDict) -> None:
+    """Writes out ~ in the paths of a configuration."""
+    config.data.data_dir = expand(config.data.data_dir)
+    config.teacher.weights = expand(config.teacher.weights)
+    kind, colon, path = config.data.name.partition(":")
+    if kind in ("npz", "folder"):
+        config.data.name = kind + colon + expand(path)
+
+
 def check_folder(workdir: Path) -> None:
-    """Raises ValueError if `workdir` is the address of a bucket."""
-    if re.match(r"\w+:/", str(workdir)):  # Path has made one slash of two
+    """Raises ValueError if `workdir` is the address of a bucket, or a file."""
+    if re.match(r"\w\w+:/", str(workdir)):  # Path has made one slash of two
         raise ValueError(
             f"--workdir {workdir} is a bucket; it has to be a folder that all hosts see, such as a"
             " network disk (data may lie in a bucket)"
         )
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir {workdir} is a file; give a folder")
 
 
 def check(config: ConfigDict, workdir: Path) -> None:
@@ -83,12 +111,17 @@ def check(config: ConfigDict, workdir: Path) -> None:
         json.dumps(ours, sort_keys=True),
         "the hosts were started with different configurations; type the same command on all",
     )
-    path = workdir / "config.json"
-    if not path.exists():
+    stored = read_config(workdir)
+    if not lock.is_there(workdir) and stored is None:
+        check_unwritten(workdir)
+        return
+    if not (workdir / "summary.json").exists():
+        replace.check(workdir / "export", checkpoint.EXPORTED, checkpoint.exported)
+    if stored is None:
         if (workdir / "checkpoints").exists():
             raise ValueError(f"{workdir} holds checkpoints but no config.json; choose another")
         return
-    theirs = _fixed(json.loads(path.read_text()))
+    theirs = _fixed(stored)
     for key in sorted(ours.keys() | theirs.keys()):
         if key not in theirs and not ours[key]:  # newer than that run, and off
             continue
@@ -99,47 +132,14 @@ def check(config: ConfigDict, workdir: Path) -> None:
             )
 
 
-@contextlib.contextmanager
-def claim(workdir: Path) -> Iterator[None]:
-    """Makes `workdir` and keeps other jobs out of it. Leaves no trace if nothing was written.
-
-    Where the file system knows no locks, it says so and lets the run go on.
-
-    Raises:
-      ValueError: it cannot be written, or another process is at work in it.
-    """
-    if jax.process_index() != 0:
-        yield
-        return
-    path = workdir / LOCK
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise ValueError(f"--workdir {workdir} cannot be written: {error.strerror}") from None
-    with file:
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+def check_unwritten(workdir: Path) -> None:
+    """Raises ValueError if a folder that is no run's holds an entry that a run would write."""
+    for name in WRITTEN:
+        if os.path.lexists(workdir / name):
             raise ValueError(
-                f"{workdir} is in use by {path.read_text() or 'another process'}; wait for it, stop"
-                " it, or give another --workdir"
-            ) from None
-        except OSError as error:  # some network disks know no locks
-            hosts.say(
-                f"{workdir} cannot be locked here ({error.strerror}): nothing keeps a second"
-                " process out of it"
+                f"{workdir / name} is not from a run and would be overwritten; give another"
+                " --workdir"
             )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            if [found.name for found in workdir.iterdir()] == [LOCK]:
-                path.unlink()
-                workdir.rmdir()
 
 
 @contextlib.contextmanager
@@ -148,7 +148,7 @@ def disk_errors(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise unwritable(workdir, error.strerror) from error
 
@@ -162,10 +162,40 @@ def write_json(path: Path, value: Any) -> None:
         os.replace(draft, path)
 
 
+def _read(path: Path, what: str, advice: str, checks: dict) -> dict[str, Any] | None:
+    return json_file.read(path, what, advice, checks) if os.path.lexists(path) else None
+
+
+def read_config(workdir: Path) -> dict[str, Any] | None:
+    """config.json; None if there is none.
+
+    Raises:
+      ValueError: it is not the configuration of a run.
+    """
+    checks = {"student": json_file.is_text, "data.name": json_file.is_text}
+    return _read(
+        workdir / "config.json",
+        "the configuration of a run",
+        "put the run's own back, or give another --workdir",
+        checks | {"epochs": json_file.is_count},
+    )
+
+
 def read_summary(workdir: Path) -> dict[str, Any] | None:
-    """summary.json of a finished run; None while it is not finished."""
-    path = workdir / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    """summary.json of a finished run; None while it is not finished.
+
+    Raises:
+      ValueError: it is not the summary of a run.
+    """
+    number = json_file.is_number
+    return _read(
+        workdir / "summary.json",
+        "the summary of a run",
+        "move it away and give the run's command again, which writes it anew from the last"
+        " checkpoint",
+        {"last.top1": number, "best.top1": number, "seconds": number}
+        | {key: json_file.is_object for key in ("config", "student", "versions")},
+    )
 
 
 def write_arrays(workdir: Path, epoch: int, means: PyTree) -> None:

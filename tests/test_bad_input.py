@@ -1,7 +1,6 @@
 """Every mistake costs one clear line and leaves the workdir as it was."""
 
 import contextlib
-import errno
 import json
 import shutil
 from pathlib import Path
@@ -169,17 +168,6 @@ def test_a_bucket_is_no_workdir(npz):
     with pytest.raises(ValueError, match="is a bucket"):
         train_and_evaluate(small_config(npz), Path("gs://somewhere/run"))
     assert not Path("gs:").exists()
-
-
-def test_a_disk_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
-    def flock(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(workdirs.fcntl, "flock", flock)
-    with workdirs.claim(tmp_path / "run"):
-        (tmp_path / "run" / "file").touch()
-    [line] = capsys.readouterr().out.splitlines()
-    assert "cannot be locked here (No locks available): nothing keeps a second process" in line
 
 
 def test_a_damaged_checkpoint_is_named(npz, teacher_run, tmp_path):

@@ -111,7 +111,36 @@ def test_neither_doctor_nor_dry_run_downloads(healthy, tmp_path, capsys, monkeyp
 
 def test_a_bucket_is_no_workdir():
     with pytest.raises(ValueError, match="is a bucket"):
-        doctor.writable(Path("gs://somewhere/run"))
+        doctor.writable(None, Path("gs://somewhere/run"))
+
+
+def test_it_leaves_nothing_behind_and_takes_nothing(healthy, tmp_path, monkeypatch):
+    config, _ = healthy
+    deep = tmp_path / "a" / "b" / "run"
+    assert "writable by all" in doctor.writable(config, deep)
+    assert not (tmp_path / "a").exists()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    doctor.writable(config, empty)
+    assert empty.exists() and not list(empty.iterdir())
+    # Even where a file of the user's has the name that it chose.
+    monkeypatch.setattr(doctor.secrets, "randbits", lambda _: 7)
+    (empty / ".doctor-00000007-0").write_text("diagnosis")
+    with pytest.raises(ValueError, match="cannot be written: File exists"):
+        doctor.writable(config, empty)
+    assert (empty / ".doctor-00000007-0").read_text() == "diagnosis"
+
+
+def test_a_folder_that_a_run_would_refuse_is_named(healthy, tmp_path, capsys):
+    config, workdir = healthy
+    (workdir / "export").mkdir(parents=True)
+    assert not doctor.examine(config, workdir)
+    assert "export is not from a run" in lines(capsys)["workdir"]
+    (workdir / "export").rmdir()
+    (workdir / "summary.json").write_text("[]")
+    (workdir / "lock").write_text("process 7 on here")
+    assert not doctor.examine(config, workdir)
+    assert "summary.json is not the summary of a run" in lines(capsys)["workdir"]
 
 
 def test_two_hosts_must_write_into_one_folder(tmp_path):

@@ -16,6 +16,7 @@ from runs import write_npz
 from atkd_jax.export import formats, measure, onnx, student
 from atkd_jax.export.__main__ import export
 from atkd_jax.export.__main__ import main as export_main
+from atkd_jax.lock import claim
 from atkd_jax.train import train_and_evaluate
 from configs import digits
 
@@ -104,15 +105,71 @@ def test_the_example_needs_only_a_runtime_numpy_and_pillow():
     assert found - set(sys.stdlib_module_names) == allowed
 
 
-def test_a_second_export_replaces_the_first(digits_run, tmp_path):
+def test_a_second_export_replaces_the_first_and_nothing_of_the_users(digits_run, tmp_path):
     workdir = rewritten(digits_run, tmp_path)
-    for name in ("device", "device.draft", "device.old"):
-        (workdir / name).mkdir(exist_ok=True)
-        (workdir / name / "stale").touch()
+    export(workdir, ["onnx"])
+    (workdir / "device" / "mine").mkdir()
+    (workdir / "device" / "mine" / "notes").write_text("notes")
+    (workdir / "device" / "labels.txt").write_text("edited")
+    for name in ("device.atkd-draft", "device.draft", "device.old"):
+        (workdir / name).mkdir()
+        (workdir / name / "file").touch()
     export(workdir, ["onnx"])
     found = sorted(path.name for path in (workdir / "device").iterdir())
-    assert found == ["README.md", "labels.txt", "preparation.json", "report.json", "student.onnx"]
-    assert not [*workdir.glob("device.*")]
+    assert found == [
+        "README.md",
+        "labels.txt",
+        "mine",
+        "preparation.json",
+        "report.json",
+        "student.onnx",
+    ]
+    assert (workdir / "device" / "mine" / "notes").read_text() == "notes"
+    assert (workdir / "device" / "labels.txt").read_text().startswith("0\n")
+    # The first name is ours and says so, the others may be anybody's.
+    assert sorted(path.name for path in workdir.glob("device.*")) == ["device.draft", "device.old"]
+
+
+def test_a_file_of_the_users_is_in_the_way(digits_run, tmp_path):
+    workdir = rewritten(digits_run, tmp_path)
+    shutil.rmtree(workdir / "device", ignore_errors=True)
+    (workdir / "device").mkdir()
+    (workdir / "device" / "README.md").write_text("all I know")
+    refused(workdir, "device/README.md is in the way: it is not from an earlier run")
+
+
+def test_a_command_that_fails_gives_back_what_a_killed_one_had_moved(digits_run, tmp_path):
+    workdir = rewritten(digits_run, tmp_path)
+    export(workdir, ["onnx"])
+    before = files(workdir)
+    (workdir / "device").rename(workdir / "device.atkd-old")  # killed between the two renames
+    (workdir / "device.atkd-draft").mkdir()
+    with pytest.raises(ValueError, match="calibration=0"):
+        export(workdir, ["onnx"], calibration=0)
+    assert files(workdir) == before
+
+
+def test_two_exports_at_once_are_one_too_many(digits_run):
+    with claim(digits_run):
+        refused(digits_run, "is in use by process")
+
+
+def test_an_export_edited_by_hand_is_named(digits_run, tmp_path):
+    workdir = rewritten(digits_run, tmp_path)
+    path = workdir / "export" / "meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"std": [0, 1, 1]}))
+    refused(workdir, r"export/meta.json is not .*\(std is \[0, 1, 1\]\)")
+
+
+def test_a_damaged_summary_is_named(digits_run, tmp_path):
+    workdir = rewritten(digits_run, tmp_path)
+    (workdir / "summary.json").write_text("null")
+    refused(workdir, "summary.json is not the summary of a run .*; move it away")
+
+
+def test_a_bucket_holds_no_run():
+    with pytest.raises(ValueError, match="is a bucket"):
+        export(Path("s3://somewhere/run"), ["onnx"])
 
 
 def files(workdir):

@@ -135,12 +135,12 @@ def test_with_the_data_it_began_with_it_goes_on(stopped, tmp_path, capsys):
     assert rows[1]["train/top1"] > 1  # in percent, as test/top1
 
 
-@pytest.mark.parametrize("name, message", [("2", "was saved at step 3"), ("7", "at step 3, and")])
-def test_a_checkpoint_that_was_renamed_is_not_used(name, message, stopped, tmp_path):
+@pytest.mark.parametrize("name", ["2", "7"])
+def test_a_checkpoint_that_was_renamed_is_not_used(name, stopped, tmp_path):
     root, workdir = stopped
     shutil.copytree(workdir, tmp_path / "run")
     (tmp_path / "run/checkpoints/3").rename(tmp_path / "run/checkpoints" / name)
-    with pytest.raises(ValueError, match=f"checkpoints/{name}.*{message}.*the run has 6 steps"):
+    with pytest.raises(ValueError, match=f"checkpoints/{name} was saved at step 3: it was renamed"):
         train_and_evaluate(config_of(root), tmp_path / "run")
 
 

@@ -12,17 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 from absl import logging
 
-from atkd_jax import ranges
+from atkd_jax import json_file, ranges, replace
+from atkd_jax import workdir as files
 from atkd_jax.export import card, formats, measure
 from atkd_jax.export import student as students
+from atkd_jax.lock import claim
 
+BESIDE = ("README.md", "labels.txt", "preparation.json", "report.json")  # the networks' files
 FIRST = 32  # test images on which a float32 file is held to JAX's logits before all the others
 
 
@@ -37,35 +39,42 @@ def export(
       max_drop: points of top-1 that a file may lose against JAX.
 
     Raises:
-      ValueError: no such format, a package is missing, no finished run, or a file is not good
-        enough; `workdir/device` is as before.
+      ValueError: no such format, a package is missing, no finished run, another process is at work
+        in it, a file is not good enough or would replace one of the user's; `workdir/device` is as
+        before.
+      OSError: a file cannot be written; `workdir/device` is as before.
     """
     formats.check(names)
-    student = students.read(workdir)
-    samples = students.calibration_images(student.source, calibration)
-    expected, label = students.reference(student)
-    top1 = check_top1(student, expected, label)
-    device, draft, old = (workdir / name for name in ("device", "device.draft", "device.old"))
-    for folder in (draft, old):  # left by a command that was killed
-        shutil.rmtree(folder, ignore_errors=True)
-    draft.mkdir()
-    try:
-        rows = []
-        for name in names:
-            rows.append(make(student, name, draft, samples, expected, label))
-            print(f"{name}: {rows[-1].bytes:,} bytes, top-1 {rows[-1].top1:.2f}", flush=True)
-        print(f"\n{measure.table(top1, rows)}\n")
-        check_drop(rows, max_drop)
-        card.write(draft, student, top1, rows, len(samples), cpu())
-        report = {"top1": top1, "cpu": cpu(), "rows": [row._asdict() for row in rows]}
-        (draft / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        if device.exists():  # deleting it takes time, in which it would be half there
-            device.rename(old)
-        draft.rename(device)
-    finally:
-        for folder in (draft, old):
-            shutil.rmtree(folder, ignore_errors=True)
+    students.read_summary(workdir)
+    device = workdir / "device"
+    with files.disk_errors(workdir), claim(workdir):
+        replace.recover(device, exported)
+        replace.check(device, [*BESIDE, *(formats.FORMATS[name].file for name in names)], exported)
+        student = students.read(workdir)
+        samples = students.calibration_images(student.source, calibration)
+        expected, label = students.reference(student)
+        top1 = check_top1(student, expected, label)
+        with replace.replacing(device, exported) as draft:
+            rows = []
+            for name in names:
+                rows.append(make(student, name, draft, samples, expected, label))
+                print(f"{name}: {rows[-1].bytes:,} bytes, top-1 {rows[-1].top1:.2f}", flush=True)
+            print(f"\n{measure.table(top1, rows)}\n")
+            check_drop(rows, max_drop)
+            card.write(draft, student, top1, rows, len(samples), cpu())
+            report = {"top1": top1, "cpu": cpu(), "rows": [row._asdict() for row in rows]}
+            (draft / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return rows
+
+
+def exported(device: Path) -> list[str]:
+    """Names of the entries that this command has written into a folder: its report lists them."""
+    try:
+        checks = {"rows": json_file.is_list_of(json_file.is_object)}
+        report = json_file.read(device / "report.json", "a report", "", checks)
+    except ValueError:
+        return []
+    return [*BESIDE, *(row.get("file") for row in report["rows"])]
 
 
 def make(
@@ -128,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m atkd_jax.export", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument("--workdir", required=True, help="folder of a finished run")
     parser.add_argument(
         "--formats", default="tflite,tflite_int8", help=f"of {', '.join(formats.FORMATS)}"
     )
@@ -141,10 +150,11 @@ def main() -> None:
     try:
         ranges.check("--calibration", args.calibration, ranges.whole(1))
         ranges.check("--max_drop", args.max_drop, ranges.number("[0, 100]"))
-        export(args.workdir, args.formats.split(","), args.calibration, args.max_drop)
+        workdir = Path(files.expand(args.workdir))
+        export(workdir, args.formats.split(","), args.calibration, args.max_drop)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(args.workdir / "device")
+    print(workdir / "device")
 
 
 if __name__ == "__main__":

@@ -43,18 +43,25 @@ class Student(NamedTuple):
     source: Source
 
 
-def read(workdir: Path) -> Student:
-    """The student that a run left in `workdir`, and its data.
-
-    Raises:
-      ValueError: the run is not finished, or the data are not those of the run any more.
-    """
+def read_summary(workdir: Path) -> dict[str, Any]:
+    """summary.json of a finished run; ValueError if there is none."""
+    files.check_folder(workdir)
     summary = files.read_summary(workdir)
     if summary is None:
         raise ValueError(
             f"{workdir} holds no finished run (there is no summary.json); finish it with"
             f" python -m atkd_jax.main --config=FILE --workdir={workdir}"
         )
+    return summary
+
+
+def read(workdir: Path) -> Student:
+    """The student that a run left in `workdir`, and its data.
+
+    Raises:
+      ValueError: the run is not finished, or the data are not those of the run any more.
+    """
+    summary = read_summary(workdir)
     meta = checkpoint.read_export_meta(workdir / "export")
     try:
         source = build.source(ConfigDict(summary["config"]))

@@ -1,0 +1,129 @@
+"""One process owns the folder of a run, by a lock that the system drops when the process ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import jax
+
+from atkd_jax import hosts
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked
+    fcntl = None
+
+LOCK = "lock"
+OWNER = re.compile(r"process \d+ on \S+")
+
+
+def _open(path: Path, mode: str) -> TextIO:
+    """Follows no link, and waits for no pipe.
+
+    Raises:
+      ValueError: it is no file, or a file of somebody else's.
+      OSError: it cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT if mode == "r+" else os.O_RDONLY
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    complaint = ValueError(
+        f"{path} is not the lock of a run, and a run needs that name; give another --workdir"
+    )
+    try:
+        found = os.open(path, flags, 0o666)
+    except OSError as error:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise complaint from error
+        raise
+    if not stat.S_ISREG(os.fstat(found).st_mode):
+        os.close(found)
+        raise complaint
+    file = os.fdopen(found, mode, errors="replace")
+    text = file.read(1000)
+    if text and not OWNER.fullmatch(text):
+        file.close()
+        raise complaint
+    return file
+
+
+def is_there(workdir: Path) -> bool:
+    """Whether `workdir` holds the lock of a run that works or has worked in it.
+
+    Raises:
+      ValueError: something else has that name.
+    """
+    if not os.path.lexists(workdir / LOCK):
+        return False
+    with _open(workdir / LOCK, "r") as file:
+        file.seek(0)
+        return bool(file.read(1))
+
+
+def missing(folder: Path) -> list[Path]:
+    """`folder` and those of its parents that do not exist, innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Takes back folders that were made, as far as nothing lies in them."""
+    for path in folders:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+
+@contextlib.contextmanager
+def claim(workdir: Path) -> Iterator[None]:
+    """Makes `workdir` and keeps other jobs out of it. Leaves no trace if nothing was written.
+
+    Where the file system knows no locks, it says so and lets the run go on.
+
+    Raises:
+      ValueError: it cannot be written, or another process is at work in it.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    made = missing(workdir)
+    try:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            file = _open(workdir / LOCK, "r+")
+        except OSError as error:
+            raise ValueError(f"--workdir {workdir} cannot be written: {error.strerror}") from None
+        with file:
+            _lock(file, workdir)
+            try:
+                file.seek(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.truncate()
+                file.flush()
+                yield
+            finally:
+                if os.listdir(workdir) == [LOCK]:
+                    (workdir / LOCK).unlink()
+    finally:
+        remove_empty(made)
+
+
+def _lock(file: TextIO, workdir: Path) -> None:
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise ValueError(
+            f"{workdir} is in use by {file.read() or 'another process'}; wait for it, stop it, or"
+            " give another --workdir"
+        ) from None
+    except OSError as error:  # some network disks know no locks
+        hosts.say(
+            f"{workdir} cannot be locked here ({error.strerror}): nothing keeps a second process"
+            " out of it"
+        )

@@ -1,0 +1,81 @@
+"""What a checkpoint says of itself, and what a folder of checkpoints is spared."""
+
+import contextlib
+import os
+
+import jax
+import numpy as np
+import pytest
+from runs import same_bits
+
+from atkd_jax import checkpoint
+from atkd_jax.checkpoint import Checkpoints
+
+HERE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+TREE = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.int32(3)}
+LIKE = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, TREE))
+META = {
+    "model": "resnet8",
+    "num_classes": 2,
+    "class_names": ["a", "b"],
+    "data": "digits",
+    "image_shape": [8, 8, 3],
+    "mean": [0.5, 0.5, 0.5],
+    "std": [1, 1, 1],
+    "top1": 50.0,
+}
+
+
+def test_a_checkpoint_is_on_the_disk_when_saving_returns(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(5, TREE, {"history": [1]})
+    assert os.listdir(tmp_path) == ["5"]
+    with contextlib.closing(Checkpoints(tmp_path)) as others:
+        tree, meta = others.restore(5, LIKE, HERE)
+    assert same_bits(tree, TREE) and meta == {"history": [1]}
+    checkpoints.close()
+
+
+def test_a_checkpoint_that_was_renamed_is_not_taken_for_another_step(tmp_path):
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(5, TREE, {"step": 5})
+    (tmp_path / "5").rename(tmp_path / "24")
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        with pytest.raises(ValueError, match="24 was saved at step 5: it was renamed; give"):
+            checkpoints.restore(24, LIKE, HERE)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_at_once(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/checkpoints cannot be written .*Not a directory"):
+        Checkpoints(tmp_path / "file" / "checkpoints")
+
+
+def test_an_export_replaces_its_own_and_nothing_else(tmp_path):
+    folder = tmp_path / "export"
+    checkpoint.save_export(folder, TREE, META)
+    (folder / "notes.txt").write_text("mine")
+    other = jax.tree.map(lambda x: x + 1, TREE)
+    checkpoint.save_export(folder, other, META)
+    assert same_bits(checkpoint.load_export(folder, LIKE), other)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert os.listdir(tmp_path) == ["export"]
+
+
+def test_an_export_that_was_killed_half_way_is_written_anew(tmp_path):
+    """As versions before this one left it: without the file that names it."""
+    folder = tmp_path / "export"
+    checkpoint.save_export(folder, TREE, META)
+    (folder / "meta.json").unlink()
+    checkpoint.save_export(folder, TREE, META)
+    assert sorted(os.listdir(folder)) == ["meta.json", "variables"]
+
+
+def test_a_folder_of_the_users_is_not_replaced_by_an_export(tmp_path):
+    folder = tmp_path / "export"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "variables" / "thesis").write_text("three years")
+    with pytest.raises(ValueError, match="export/variables is in the way"):
+        checkpoint.save_export(folder, TREE, META)
+    assert (folder / "variables" / "thesis").read_text() == "three years"
+    assert os.listdir(tmp_path) == ["export"]

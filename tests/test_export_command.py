@@ -94,6 +94,16 @@ def test_the_example_classifies_image_files(exported, tmp_path):
     assert sum(label == str(k) for k, label in enumerate(best)) >= 8
 
 
+def test_the_example_misses_what_was_not_copied(exported, tmp_path):
+    workdir, _ = exported
+    shutil.copy(workdir / "device/student_int8.tflite", tmp_path)
+    shutil.copy(workdir / "device/labels.txt", tmp_path)
+    command = [sys.executable, CLASSIFY, tmp_path / "student_int8.tflite", "none.png"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr.startswith("preparation.json is not beside ")
+
+
 def test_the_example_needs_only_a_runtime_numpy_and_pillow():
     found = set()
     for node in ast.walk(ast.parse(CLASSIFY.read_text())):

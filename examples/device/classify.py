@@ -54,6 +54,9 @@ def main():
     if len(sys.argv) < 3:
         sys.exit(__doc__)
     student, *pictures = map(Path, sys.argv[1:])
+    for name in ("labels.txt", "preparation.json"):
+        if not (student.parent / name).exists():
+            sys.exit(f"{name} is not beside {student}: copy the whole folder of a new export")
     labels = (student.parent / "labels.txt").read_text(encoding="utf-8").splitlines()
     plan = json.loads((student.parent / "preparation.json").read_text())
     interpreter = Interpreter(model_path=str(student), num_threads=4)

@@ -63,7 +63,9 @@ def _silence() -> Iterator[None]:
         logger.setLevel(logging.CRITICAL + 1)
 
     def show(unraisable):
-        if str(unraisable.exc_value) != "Event loop is closed":  # TensorStore, of Orbax's loop
+        late = str(unraisable.exc_value) == "Event loop is closed"  # TensorStore, of Orbax's
+        code = getattr(unraisable.object, "cr_code", None)  # of a read that Orbax has given up
+        if not (late or (code and "orbax" in Path(code.co_filename).parts)):
             hook(unraisable)
 
     sys.unraisablehook = show

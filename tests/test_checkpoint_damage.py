@@ -2,15 +2,18 @@
 
 import contextlib
 import functools
+import gc
 import shutil
 
 import jax
 import numpy as np
+import pytest
 from runs import flip, same_bits
 
 from atkd_jax import checkpoint
 
 
+@pytest.mark.filterwarnings("error")  # nothing is told but by the error itself
 def test_no_file_of_a_checkpoint_can_be_changed_or_lost_unnoticed(tmp_path):
     """Every file in turn: either nothing was lost with it, or it is an error that names it."""
     rng = np.random.RandomState(0)
@@ -36,4 +39,5 @@ def test_no_file_of_a_checkpoint_can_be_changed_or_lost_unnoticed(tmp_path):
                 else:
                     assert same_bits(found, tree) and found_meta == meta, path
             shutil.rmtree(bad)
+    gc.collect()
     assert noticed > 5

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SAID = re.compile(r"error: |epoch \d+: |going on from step \d+$|top-1 ")
+SAID = re.compile(r"error: |warning: |epoch \d+: |going on from step \d+$|top-1 ")
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,10 @@ import zlib
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from atkd_jax import ranges
 
@@ -47,6 +49,21 @@ def connect(address: str | None, num_processes: int | None, process_id: int | No
     else:
         check_flags(*given)
         jax.distributed.initialize(*given, cluster_detection_method="deactivate")
+    if jax.distributed.is_initialized():
+        with together():
+            _meet()
+
+
+def _meet() -> None:
+    """Connects all devices while nothing has to be compiled.
+
+    Gloo, which CPUs talk through, gives the others 30 seconds at the first sum over all devices.
+    Hosts that compiled a training before it may be further apart.
+    """
+    everywhere = NamedSharding(Mesh(np.array(jax.devices()), "all"), PartitionSpec("all"))
+    ones = np.ones(jax.device_count(), np.int32)
+    ones = jax.make_array_from_callback(ones.shape, everywhere, lambda i: ones[i])
+    jax.block_until_ready(jax.jit(jnp.sum)(ones))
 
 
 def check_flags(address: str, num_processes: int, process_id: int) -> None:

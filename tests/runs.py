@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,10 @@ from configs import digits
 TRAIN, TEST, CLASSES = 96, 20, 3
 # Overrides for runs that are compared with each other: float32 noise grows with the rate.
 STEADY = ("--config.optimizer.lr=0.005", "--config.data.augment.flip=True")
+# On one device ten steps would be one dispatch, and nothing could happen between them.
+STEPWISE = ("--config.steps_per_dispatch=1", "--config.checkpoint.every_steps=4")
+# Seconds after which a process counts as hung. A guard, not an expectation: a busy machine is slow.
+PATIENCE = 900.0
 # Processes are forked from one that has imported everything and started nothing.
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["atkd_jax.main"])
@@ -68,13 +73,17 @@ def command(npz: Path, workdir: Path, *overrides: str, method: str = "none") -> 
 
 def run(*args, **kwargs) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(*args, **kwargs), capture_output=True, text=True, timeout=300, check=False
+        command(*args, **kwargs), capture_output=True, text=True, timeout=PATIENCE, check=False
     )
 
 
 @dataclasses.dataclass
 class Started:
-    """A process that runs a command of `command`."""
+    """A process that runs a command of `command`, and where its words go.
+
+    What libraries in C++ write on stdout or stderr may land in the middle of a line of Python's, so
+    each of the three has a file of its own.
+    """
 
     process: multiprocessing.Process
     log: Path
@@ -88,45 +97,73 @@ class Started:
         return self.process.is_alive()
 
     @property
-    def output(self) -> str:
-        return self.log.read_text()
+    def said(self) -> str:
+        """What Python printed on stdout."""
+        return _stream(self.log, "stdout").read_text()
 
-    def wait(self, seconds: float = 240) -> int:
-        """Its exit code; a process that does not end in time is killed, and the test fails."""
-        self.process.join(seconds)
+    @property
+    def errors(self) -> list[str]:
+        """The lines on Python's stderr in which a command says what is wrong."""
+        lines = _stream(self.log, "stderr").read_text().splitlines()
+        return [line for line in lines if line.startswith("error: ")]
+
+    @property
+    def output(self) -> str:
+        """All of it, other libraries' words too: to be shown, or searched for a traceback."""
+        paths = (*(_stream(self.log, name) for name in ("stdout", "stderr")), self.log)
+        return "\n".join(path.read_text(errors="replace") for path in paths)
+
+    def wait(self) -> int:
+        """Its exit code; a process that hangs is killed, and the test fails."""
+        self.process.join(PATIENCE)
         if self.process.is_alive():
             self.process.kill()
             raise TimeoutError(self.output)
         return self.process.exitcode
 
-    def wait_until(self, condition, seconds: float = 240) -> None:
+    def wait_until(self, condition) -> None:
         """Waits for condition() while the process lives."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + PATIENCE
         while not condition():
             assert self.alive, self.output
             assert time.monotonic() < end, self.output
             time.sleep(0.005)
 
 
-def start(arguments: list[str], log: Path, devices: int = 1, prepare=None) -> Started:
+def _stream(log: Path, name: str) -> Path:
+    return log.with_name(f"{log.name}.{name}")
+
+
+def start(
+    arguments: list[str],
+    log: Path,
+    devices: int = 1,
+    prepare=None,
+    held: socket.socket | None = None,
+) -> Started:
     """Starts a command in a process of its own.
 
     Args:
       arguments: of `command`.
-      log: gets stdout and stderr.
+      log: gets what is not Python's; `log`.stdout and `log`.stderr get what is.
       devices: simulated.
       prepare: called in the process before the command.
+      held: stays open as long as the process lives.
     """
-    log.write_text("")
-    process = FORK.Process(target=_main, args=(arguments[2:], log, devices, prepare))
+    for path in (log, _stream(log, "stdout"), _stream(log, "stderr")):
+        path.write_text("")
+    process = FORK.Process(target=_main, args=(arguments[2:], log, devices, prepare, held))
     process.start()
     return Started(process, log)
 
 
-def _main(argv, log, devices, prepare):
+def _main(argv, log, devices, prepare, held):
     file = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
+    sys.stdout, sys.stderr = (
+        _stream(log, name).open("a", buffering=1) for name in ("stdout", "stderr")
+    )
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     import jax
 
@@ -145,27 +182,40 @@ def _main(argv, log, devices, prepare):
         atexit._run_exitfuncs()  # which a forked process leaves out
 
 
+@contextlib.contextmanager
+def held_port() -> Iterator[tuple[int, socket.socket]]:
+    """A port for a coordinator, and the socket that keeps everybody else away from it.
+
+    A port that is free and let go can be somebody else's when it is wanted. This socket does not
+    listen; with both options, those of the same user that ask for just this port may share it.
+    """
+    with socket.socket() as held:
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            held.setsockopt(socket.SOL_SOCKET, option, 1)
+        held.bind(("localhost", 0))
+        yield held.getsockname()[1], held
+
+
 def start_job(arguments: list[str], folder: Path, only_last=(), prepare=None) -> list[Started]:
     """Starts one job of two processes with two devices each, over loopback."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     folder.mkdir(exist_ok=True)
-    return [
-        start(
-            [
-                *arguments,
-                f"--coordinator_address=localhost:{port}",
-                "--num_processes=2",
-                f"--process_id={i}",
-                *(only_last if i else ()),
-            ],
-            folder / f"process{i}.log",
-            devices=2,
-            prepare=prepare,
-        )
-        for i in range(2)
-    ]
+    with held_port() as (port, held):
+        return [
+            start(
+                [
+                    *arguments,
+                    f"--coordinator_address=localhost:{port}",
+                    "--num_processes=2",
+                    f"--process_id={i}",
+                    *(only_last if i else ()),
+                ],
+                folder / f"process{i}.log",
+                devices=2,
+                prepare=prepare,
+                held=held,
+            )
+            for i in range(2)
+        ]
 
 
 def saved_steps(workdir: Path) -> list[int]:

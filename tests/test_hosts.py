@@ -7,8 +7,10 @@ import signal
 import numpy as np
 import pytest
 from images import write_folder
+from moments import Moment, arm
 from runs import (
     STEADY,
+    STEPWISE,
     command,
     difference,
     log_without_times,
@@ -21,7 +23,7 @@ from runs import (
 
 from atkd_jax import hosts
 
-OVERRIDES = (*STEADY, "--config.parallel=shard_map", "--config.checkpoint.every_steps=4")
+OVERRIDES = (*STEADY, *STEPWISE, "--config.parallel=shard_map")
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +41,15 @@ def arguments(npz, workdir, *overrides, method="none"):
 def ended(job, code=0):
     for process in job:
         assert process.wait() == code, [process.output for process in job]
-    return [process.output for process in job]
+    return job
 
 
+@pytest.mark.hosts
 def test_two_processes_end_in_the_parameters_of_one(npz, tmp_path):
     """A teacher that both train and load, then a student."""
     workdir, other = tmp_path / "together", tmp_path / "alone"
     short = "--config.epochs=2", "--config.teacher.epochs=1"
-    outputs = ended(start_job(arguments(npz, workdir, *short, method="at_kd"), tmp_path))
+    first, second = ended(start_job(arguments(npz, workdir, *short, method="at_kd"), tmp_path))
     ended([start(arguments(npz, other, *short, method="at_kd"), tmp_path / "log", devices=4)])
     assert difference(saved_state(other)["params"], saved_state(workdir)["params"]) < 1e-5
     ours, theirs = (log_without_times(path) for path in (workdir, other))
@@ -54,8 +57,8 @@ def test_two_processes_end_in_the_parameters_of_one(npz, tmp_path):
     for row, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(list(row.values()), list(other.values()), rtol=1e-4)
     assert len(list((workdir / "tensorboard").iterdir())) == 1
-    assert "epoch 2" in outputs[0]
-    assert not [line for line in outputs[1].splitlines() if not line.startswith("[Gloo]")]
+    for words in ("teacher resnet8: top-1", "epoch 1", "epoch 2", "summary.json"):
+        assert words in first.said and words not in second.said
 
 
 STREAMED = """
@@ -75,6 +78,7 @@ def in_slurm(process):
     os.environ.update({f"SLURM_{key}": value for key, value in job.items()})
 
 
+@pytest.mark.hosts
 def test_tasks_of_slurm_share_a_streamed_folder(tmp_path):
     """Every host reads its own images; all test images are counted, or `evaluate` would raise."""
     folder = write_folder(tmp_path / "images", train=48, test=11)
@@ -102,6 +106,7 @@ def test_tasks_of_slurm_share_a_streamed_folder(tmp_path):
     assert ours["test/top1"] == pytest.approx(theirs["test/top1"])
 
 
+@pytest.mark.hosts
 def test_pmap_runs_on_several_processes_too(npz, together, tmp_path):
     job = start_job(arguments(npz, tmp_path / "pmap", "--config.parallel=pmap"), tmp_path)
     ended(job)
@@ -110,45 +115,47 @@ def test_pmap_runs_on_several_processes_too(npz, together, tmp_path):
 
 
 def notice_soon():
-    """A host that waits for a dead one outside of the steps notices in 20 seconds, not 100."""
+    """A host that waits for a dead one outside of a step notices in 30 seconds, not 100."""
     import jax
 
     initialize = jax.distributed.initialize
-    jax.distributed.initialize = functools.partial(initialize, heartbeat_timeout_seconds=20)
+    jax.distributed.initialize = functools.partial(initialize, heartbeat_timeout_seconds=30)
 
 
+@pytest.mark.hosts
 def test_a_killed_host_ends_the_job_and_nothing_is_lost(npz, together, tmp_path):
     workdir = tmp_path / "killed"
     for killed in (1, 0):
-        job = start_job(arguments(npz, workdir), tmp_path, prepare=notice_soon)
-        last = max(saved_steps(workdir), default=0)
-        job[0].wait_until(lambda last=last: max(saved_steps(workdir), default=0) > last)
-        job[killed].send(signal.SIGKILL)
-        assert job[1 - killed].wait(120) not in (0, None)
-        said = job[1 - killed].output
-        assert "lost another host" in said or "another task died" in said, said
-        job[killed].wait()
+        moment = Moment("step", 8, host=killed)
+        job = start_job(arguments(npz, workdir), tmp_path, prepare=moment)
+        assert job[killed].wait() == -signal.SIGKILL, job[killed].output
+        assert job[1 - killed].wait() not in (0, None)
+    # Host 0 dies while it writes: the other waits for it, not in a step.
+    prepare = functools.partial(arm, notice_soon, Moment("os.rename", 3, f"{workdir}/checkpoints"))
+    job = start_job(arguments(npz, workdir), tmp_path, prepare=prepare)
+    assert job[0].wait() == -signal.SIGKILL, job[0].output
+    assert job[1].wait() not in (0, None)
     ended(start_job(arguments(npz, workdir), tmp_path))
     assert same_bits(saved_state(together), saved_state(workdir))
     assert log_without_times(together) == log_without_times(workdir)
 
 
+@pytest.mark.hosts
 def test_a_signal_to_one_host_stops_all_at_the_same_step(npz, together, tmp_path):
     workdir = tmp_path / "stopped"
-    job = start_job(arguments(npz, workdir), tmp_path)
-    job[0].wait_until(lambda: saved_steps(workdir))
-    job[1].send(signal.SIGTERM)
-    outputs = ended(job)
-    assert f"stopped: saved at step {saved_steps(workdir)[-1]} of 24" in outputs[0]
+    moment = Moment("step", 8, number=signal.SIGTERM, host=1)
+    first, _ = ended(start_job(arguments(npz, workdir), tmp_path, prepare=moment))
+    assert f"stopped: saved at step {saved_steps(workdir)[-1]} of 24" in first.said
     ended(start_job(arguments(npz, workdir), tmp_path))
     assert same_bits(saved_state(together), saved_state(workdir))
 
 
+@pytest.mark.hosts
 def test_hosts_with_different_configurations_are_refused(npz, tmp_path):
     workdir = tmp_path / "run"
     job = start_job(arguments(npz, workdir), tmp_path, only_last=["--config.seed=1"])
-    for output in ended(job, code=1):
-        assert "started with different configurations" in output
+    for process in ended(job, code=1):
+        assert "started with different configurations" in process.errors[0]
     assert not workdir.exists()
 
 

@@ -3,7 +3,8 @@
 import subprocess
 import sys
 
-from runs import command, write_npz
+import pytest
+from runs import PATIENCE, command, write_npz
 
 WITHOUT = """
 import sys
@@ -14,11 +15,15 @@ cli()
 """
 
 
+@pytest.mark.slow
 def test_training_needs_no_tensorflow(tmp_path):
     npz = write_npz(tmp_path / "data.npz")
     _, _, *arguments = command(npz, tmp_path / "run", "--config.epochs=1")
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, *arguments], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", WITHOUT, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "summary.json").exists()

@@ -2,12 +2,12 @@
 
 import json
 import os
-import random
 import signal
-import time
 
 import pytest
+from moments import Moment
 from runs import (
+    STEPWISE,
     command,
     log_without_times,
     run,
@@ -17,8 +17,9 @@ from runs import (
     start,
 )
 
-STEPS = 24
-OVERRIDES = ("--config.checkpoint.every_steps=5", "--config.data.augment.flip=True")
+STEPS, TEACHER_STEPS = 24, 12
+ALL = STEPS + TEACHER_STEPS
+OVERRIDES = (*STEPWISE, "--config.data.augment.flip=True")
 
 
 @pytest.fixture(scope="module")
@@ -30,39 +31,44 @@ def uninterrupted(npz, tmp_path_factory):
     return workdir
 
 
-def started(npz, workdir):
+def started(npz, workdir, prepare=None):
     arguments = command(npz, workdir, *OVERRIDES, method="at_kd")
-    return start(arguments, workdir.with_suffix(".log"))
+    return start(arguments, workdir.with_suffix(".log"), prepare=prepare)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", ["teacher", "student"])
-def test_a_killed_and_resumed_run_ends_in_the_same_bits(training, npz, uninterrupted, tmp_path):
+def test_a_killed_and_resumed_run_ends_in_the_same_bits(
+    training, npz, uninterrupted, tmp_path, rng
+):
     workdir = tmp_path / "killed"
-    process = started(npz, workdir)
-    process.wait_until(
-        lambda: saved_steps(workdir / "teacher" if training == "teacher" else workdir)
-    )
-    time.sleep(random.random() / 10)
-    process.send(signal.SIGKILL)
-    process.wait()
+    # From step 7 on: the checkpoint of step 6 waited for the one of step 4 to be whole.
+    first, last = (7, TEACHER_STEPS) if training == "teacher" else (7 + TEACHER_STEPS, ALL)
+    moment = Moment("step", rng.randint(first, last))
+    print(moment)
+    process = started(npz, workdir, moment)
+    assert process.wait() == -signal.SIGKILL, process.output
+    assert saved_steps(workdir / "teacher" if training == "teacher" else workdir)
     process = started(npz, workdir)
     assert process.wait() == 0, process.output
+    assert "going on from step" in process.said
     assert same_bits(saved_state(uninterrupted), saved_state(workdir))
     assert log_without_times(uninterrupted) == log_without_times(workdir)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_says_how_to_go_on(npz, uninterrupted, tmp_path):
     workdir = tmp_path / "stopped"
-    process = started(npz, workdir)
-    process.wait_until(lambda: saved_steps(workdir))
-    process.send(signal.SIGTERM)
-    assert process.wait() == 0
-    assert "the same command goes on" in process.output or "top-1" in process.output
+    process = started(npz, workdir, Moment("step", TEACHER_STEPS + 9, number=signal.SIGTERM))
+    assert process.wait() == 0, process.output
+    assert f"stopped: saved at step {saved_steps(workdir)[-1]} of {STEPS}" in process.said
+    assert "the same command goes on" in process.said
     process = started(npz, workdir)
     assert process.wait() == 0, process.output
     assert same_bits(saved_state(uninterrupted), saved_state(workdir))
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_run_again(npz, uninterrupted):
     before = sorted((p, os.path.getmtime(p)) for p in uninterrupted.rglob("*"))
     done = run(npz, uninterrupted, *OVERRIDES, method="at_kd")
@@ -70,6 +76,7 @@ def test_a_finished_run_is_not_run_again(npz, uninterrupted):
     assert before == sorted((p, os.path.getmtime(p)) for p in uninterrupted.rglob("*"))
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves_behind(uninterrupted):
     summary = json.loads((uninterrupted / "summary.json").read_text())
     assert summary["config"]["terms"].keys() == {"kd", "at"}

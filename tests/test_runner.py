@@ -8,6 +8,7 @@ import time
 
 import pytest
 from result_lines import line
+from runs import PATIENCE
 
 from atkd_jax.signals import StopSignal, stop_signal
 from experiments import ledger, measure, run, runs, worker
@@ -335,16 +336,17 @@ def start(tmp_path, *more):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_budget_stops_a_run_and_the_same_command_finishes_it(tmp_path):
     first = start(tmp_path, "--budget=1")
-    said = first.communicate(timeout=240)[0]
+    said = first.communicate(timeout=PATIENCE)[0]
     assert first.returncode == 0
     assert "stopped; the same command goes on" in said
     name = runs.resolve("digits:method=none").hash
     assert ledger.read(tmp_path / "results") == ({}, [])
 
     second = start(tmp_path)
-    assert "1 runs, 0 of them done" in second.communicate(timeout=240)[0]
+    assert "1 runs, 0 of them done" in second.communicate(timeout=PATIENCE)[0]
     assert second.returncode == 0
     results, problems = ledger.read(tmp_path / "results")
     assert problems == []
@@ -357,15 +359,16 @@ def test_a_budget_stops_a_run_and_the_same_command_finishes_it(tmp_path):
     )
 
     third = start(tmp_path, "--devices", "2")
-    assert third.communicate(timeout=240)[0].count("1 runs, 1 of them done") == 2
+    assert third.communicate(timeout=PATIENCE)[0].count("1 runs, 1 of them done") == 2
     assert third.returncode == 0
     assert not (tmp_path / "runs" / name / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_queue_without_a_trace(tmp_path):
     process = start(tmp_path, "--seeds=3")
     process.stdout.readline()  # the queue is known: signals are listened to
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=240)[0]
+    said = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0
     assert "stopped" in said

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from runs import PATIENCE
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -28,7 +29,7 @@ def save(*_):
 
 signal.signal(signal.SIGTERM, save)
 print(sys.argv[1:], flush=True)
-time.sleep(60)
+time.sleep(10**6)
 """
 
 
@@ -56,9 +57,9 @@ def pod(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
 
     def run(*arguments):
-        # Would wait for a training that holds on to the connection.
+        # A training that holds on to the connection would be waited for.
         return subprocess.run(
-            [script, *arguments], capture_output=True, text=True, timeout=30, check=False
+            [script, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
         )
 
     yield run
@@ -68,8 +69,8 @@ def pod(tmp_path, monkeypatch):
 def test_a_training_on_a_pod_outlives_its_connection_and_is_stopped_by_name(pod, tmp_path):
     assert pod("train", "--config=a b.py", "--workdir=$HOME").returncode == 0
     log = tmp_path / "atkd" / "run.log"
-    deadline = time.monotonic() + 20
-    while not log.read_text() and time.monotonic() < deadline:
+    deadline = time.monotonic() + PATIENCE
+    while not log.read_text().endswith("\n") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert log.read_text() == "['--config=a b.py', '--workdir=$HOME']\n"
     again = pod("train")

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo tables test lint clean
+.PHONY: demo tables test quick lint clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m experiments.demo
@@ -14,7 +14,11 @@ tables: $(VENV)/.ready
 	$(BIN)/python -m experiments.report --results=runs/tables/results --out=runs/tables
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# Without what takes long: marks are explained in pyproject.toml.
+quick: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not hosts"
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .

@@ -44,6 +44,7 @@ def golden_weights(d) -> Extras:
     return Extras(params, state)
 
 
+@pytest.mark.slow
 def test_afd_agrees_with_the_authors_code():
     d = dict(np.load(GOLDEN / "afd.npz"))
     t, s = (blocks([d[f"{net}{i}"] for i in range(n)]) for net, n in (("t", 4), ("s", 3)))

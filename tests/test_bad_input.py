@@ -104,6 +104,7 @@ def test_a_mistake_is_named_before_anything_is_written(mistake, npz, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_teacher_with_other_classes_is_refused(teacher_run, tmp_path):
     config = small_config(write_npz(tmp_path / "four.npz", classes=4), "kd")
     config.teacher.weights = str(teacher_run / "export")
@@ -112,6 +113,7 @@ def test_a_teacher_with_other_classes_is_refused(teacher_run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_exported_teacher_knows_its_own_statistics(npz, teacher_run, tmp_path):
     config = small_config(npz, "kd")
     config.teacher.weights = str(teacher_run / "export")
@@ -123,6 +125,7 @@ def test_an_exported_teacher_knows_its_own_statistics(npz, teacher_run, tmp_path
     assert teacher.describe(config, data.load(config.data.name).spec).std == config.teacher.std
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_not_as_good_as_expected_is_refused(npz, teacher_run, tmp_path):
     config = small_config(npz, "kd")
     config.teacher.weights = str(teacher_run / "export")
@@ -132,6 +135,7 @@ def test_a_teacher_that_is_not_as_good_as_expected_is_refused(npz, teacher_run, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_workdir_with_another_configuration_is_refused(npz, teacher_run):
     config = small_config(npz)
     config.epochs, config.optimizer.lr = 1, 0.3
@@ -170,6 +174,7 @@ def test_a_bucket_is_no_workdir(npz):
     assert not Path("gs:").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(npz, teacher_run, tmp_path):
     workdir = tmp_path / "damaged"
     shutil.copytree(teacher_run, workdir)
@@ -183,6 +188,7 @@ def test_a_damaged_checkpoint_is_named(npz, teacher_run, tmp_path):
         train_and_evaluate(config, workdir)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(npz, tmp_path):
     config = small_config(npz)
     train = tmp_path / "run"
@@ -214,6 +220,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
         assert checkpoints.latest() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override, message",
     [
@@ -245,12 +252,14 @@ def test_only_what_this_package_says_on_purpose_is_one_line(npz):
         assert not main.on_purpose(caught.value)
 
 
+@pytest.mark.slow
 def test_an_unknown_preset_is_named_on_the_command_line(npz, tmp_path):
     done = run(npz, tmp_path / "run", method="atkdd")
     assert done.returncode != 0 and "did you mean 'atkd'" in done.stderr
     assert "Traceback" not in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_the_last_good_checkpoint_survives_a_nan(npz, tmp_path):
     config = small_config(npz)
     config.checkpoint.every_steps = 1

@@ -37,6 +37,7 @@ def furthest(a, b):
     return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(x - y).max()), a, b)))
 
 
+@pytest.mark.slow
 def test_a_student_in_company_is_the_student_alone(tmp_path):
     write_npz(tmp_path / "images.npz")
     make = functools.partial(company_config, tmp_path)
@@ -66,6 +67,7 @@ def test_a_student_in_company_is_the_student_alone(tmp_path):
     assert furthest(together[0], together[1]) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_company_that_is_stopped_at_the_end_of_an_epoch_has_tested_it(tmp_path, monkeypatch):
     write_npz(tmp_path / "images.npz")
     config, folder = small_config(tmp_path / "images.npz"), tmp_path / "run"

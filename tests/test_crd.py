@@ -145,6 +145,7 @@ def test_banks_start_with_rows_of_length_one_about():
     assert np.all(state["z"] == 0)
 
 
+@pytest.mark.slow
 def test_examples_that_do_not_fit_at_once_change_nothing(monkeypatch):
     method, extras, t, s, batch = small_crd()
     extras.state["z"] = jnp.full((2,), 30.0)
@@ -204,6 +205,7 @@ def test_crd_refuses_data_and_networks_that_do_not_fit():
         methods.create("crd", temperature=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [50_000, 1_281_167], ids=["cifar", "imagenet"])
 def test_published_size_fits_in_two_gib(n):
     """B = 64, K = 16384, dim = 128, for which the authors' code gathers 1.1 GB; only compiled."""

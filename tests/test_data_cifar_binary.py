@@ -365,6 +365,7 @@ def test_the_doctor_looks_at_the_files(official, name, no_tensorflow):
         doctor.data_set(config)
 
 
+@pytest.mark.slow
 def test_a_process_that_reads_the_files_imports_no_tensorflow(tmp_path):
     """In a process of its own, where nothing else has imported it."""
     code = (

@@ -28,6 +28,7 @@ def twin(path, size, ratio):
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(61, 40), (40, 61), (24, 24), (200, 90)])
 def test_evaluation_sees_what_pillow_sees(tmp_path, shape):
     for name, options in (("a.jpg", {"quality": 90}), ("b.png", {"format": "PNG"})):

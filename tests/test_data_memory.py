@@ -75,6 +75,7 @@ def test_known_specs_are_consistent():
         assert len(spec.mean) == len(spec.std) == 3
 
 
+@pytest.mark.slow
 def test_digits_need_no_tensorflow():
     code = (
         "import sys; sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None\n"

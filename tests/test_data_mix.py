@@ -31,6 +31,7 @@ def test_images_and_labels_have_the_same_shares(spec):
         np.testing.assert_allclose(label.sum(1), 1.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_devices_do_not_change_the_mixture():
     spec = SPECS[2]
     mesh = Mesh(np.array(jax.devices()[:4]), ("batch",))
@@ -70,6 +71,7 @@ def test_cutmix_pastes_one_rectangle():
     np.testing.assert_allclose(kept[moved].min(), 1 - pasted[0].mean(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_shares_have_the_named_distribution():
     keys = jax.random.split(jax.random.key(0), 2000)
     image, label = jnp.zeros((2, 4, 4, 3)), jnp.array([0, 1])

@@ -87,6 +87,7 @@ def test_every_operation_is_drawn_equally_often():
     assert abs(np.corrcoef(first[0], second[0])[0, 1]) < 0.05
 
 
+@pytest.mark.slow
 def test_one_image_after_the_other_equals_all_side_by_side():
     """What a CPU does with a batch is what an accelerator does."""
     image = np.stack([picture(i, (12, 12)) for i in range(16)]).astype(np.float32)

@@ -1,7 +1,6 @@
 """The doctor finds what is wrong before a run does, and leaves nothing behind."""
 
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 
 from atkd_jax import doctor, plan
 from atkd_jax.data import prepared
-from tests.runs import small_config, write_npz
+from tests.runs import PATIENCE, held_port, small_config, write_npz
 
 
 @pytest.fixture
@@ -143,25 +142,24 @@ def test_a_folder_that_a_run_would_refuse_is_named(healthy, tmp_path, capsys):
     assert "summary.json is not the summary of a run" in lines(capsys)["workdir"]
 
 
+@pytest.mark.hosts
 def test_two_hosts_must_write_into_one_folder(tmp_path):
     """Real processes that see each other and have different disks."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "atkd_jax.doctor", f"--workdir={tmp_path / str(i)}"),
-                *(f"--coordinator_address=localhost:{port}", "--num_processes=2"),
-                f"--process_id={i}",
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    with held_port() as (port, _):
+        processes = [
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "atkd_jax.doctor", f"--workdir={tmp_path / str(i)}"),
+                    *(f"--coordinator_address=localhost:{port}", "--num_processes=2"),
+                    f"--process_id={i}",
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for i in range(2)
+        ]
+        outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     assert "ok    hosts: all 2 see each other" in outputs[0], outputs
     for i, (output, process) in enumerate(zip(outputs, processes, strict=True)):
         expected = f"WRONG workdir (host {i}): {tmp_path / str(i)} is not the same folder"

@@ -115,6 +115,7 @@ def depthwise_convolutions(network):
     return sum(x.shape[:3] == (3, 3, 1) for x in jax.tree.leaves(shapes["params"]))
 
 
+@pytest.mark.slow
 def test_tflite_says_what_jax_says(case):
     network, serve, images, expected = case
     run, operators, entry, out = lite(tflite.convert(serve, images.shape[1:], images))

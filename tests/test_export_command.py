@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from runs import write_npz
+from runs import PATIENCE, write_npz
 
 from atkd_jax.export import formats, measure, onnx, student
 from atkd_jax.export.__main__ import export
@@ -42,6 +42,7 @@ def exported(digits_run):
     return digits_run, export(digits_run, list(formats.FORMATS), calibration=64)
 
 
+@pytest.mark.slow
 def test_every_format_keeps_the_accuracy_of_a_real_student(exported, capsys):
     workdir, rows = exported
     assert [row.format for row in rows] == list(formats.FORMATS)
@@ -51,12 +52,13 @@ def test_every_format_keeps_the_accuracy_of_a_real_student(exported, capsys):
         assert row.agreement >= (100 if formats.FORMATS[row.format].exact else 98), row
         assert abs(row.drop - (meta["top1"] - row.top1)) < 1e-9
         assert row.bytes == (workdir / "device" / row.file).stat().st_size
-        assert 0 < row.milliseconds < 1000
+        assert row.milliseconds > 0
         assert 0 < row.megabytes < 1000 or not Path("/proc/self/status").exists()
     size = {row.format: row.bytes for row in rows}
     assert size["tflite_int8"] < size["tflite_float16"] < 0.6 * size["tflite"]
 
 
+@pytest.mark.slow
 def test_a_model_card_and_labels_lie_beside_the_files(exported):
     workdir, rows = exported
     card = (workdir / "device/README.md").read_text()
@@ -81,6 +83,7 @@ def test_a_model_card_and_labels_lie_beside_the_files(exported):
     assert not (workdir / "device.draft").exists()
 
 
+@pytest.mark.slow
 def test_the_example_classifies_image_files(exported, tmp_path):
     workdir, _ = exported
     source = student.read(workdir).source
@@ -89,7 +92,7 @@ def test_the_example_classifies_image_files(exported, tmp_path):
         Image.fromarray(image).save(tmp_path / f"{k}.png")
     student_file = workdir / "device/student_int8.tflite"
     command = [sys.executable, CLASSIFY, student_file, *sorted(tmp_path.glob("*.png"))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE)
     best = [re.search(r"\.png: (\d) \d", line)[1] for line in done.stdout.splitlines()]
     assert sum(label == str(k) for k, label in enumerate(best)) >= 8
 
@@ -115,6 +118,7 @@ def test_the_example_needs_only_a_runtime_numpy_and_pillow():
     assert found - set(sys.stdlib_module_names) == allowed
 
 
+@pytest.mark.slow
 def test_a_second_export_replaces_the_first_and_nothing_of_the_users(digits_run, tmp_path):
     workdir = rewritten(digits_run, tmp_path)
     export(workdir, ["onnx"])
@@ -140,6 +144,7 @@ def test_a_second_export_replaces_the_first_and_nothing_of_the_users(digits_run,
     assert sorted(path.name for path in workdir.glob("device.*")) == ["device.draft", "device.old"]
 
 
+@pytest.mark.slow
 def test_a_file_of_the_users_is_in_the_way(digits_run, tmp_path):
     workdir = rewritten(digits_run, tmp_path)
     shutil.rmtree(workdir / "device", ignore_errors=True)
@@ -148,6 +153,7 @@ def test_a_file_of_the_users_is_in_the_way(digits_run, tmp_path):
     refused(workdir, "device/README.md is in the way: it is not from an earlier run")
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_gives_back_what_a_killed_one_had_moved(digits_run, tmp_path):
     workdir = rewritten(digits_run, tmp_path)
     export(workdir, ["onnx"])
@@ -159,11 +165,13 @@ def test_a_command_that_fails_gives_back_what_a_killed_one_had_moved(digits_run,
     assert files(workdir) == before
 
 
+@pytest.mark.slow
 def test_two_exports_at_once_are_one_too_many(digits_run):
     with claim(digits_run):
         refused(digits_run, "is in use by process")
 
 
+@pytest.mark.slow
 def test_an_export_edited_by_hand_is_named(digits_run, tmp_path):
     workdir = rewritten(digits_run, tmp_path)
     path = workdir / "export" / "meta.json"
@@ -171,6 +179,7 @@ def test_an_export_edited_by_hand_is_named(digits_run, tmp_path):
     refused(workdir, r"export/meta.json is not .*\(std is \[0, 1, 1\]\)")
 
 
+@pytest.mark.slow
 def test_a_damaged_summary_is_named(digits_run, tmp_path):
     workdir = rewritten(digits_run, tmp_path)
     (workdir / "summary.json").write_text("null")
@@ -199,15 +208,17 @@ def test_an_unfinished_run_is_named(tmp_path):
     refused(tmp_path, "holds no finished run .*summary.json")
 
 
+@pytest.mark.slow
 def test_an_unknown_format_is_named_on_the_command_line(digits_run):
     done = subprocess.run(
         [sys.executable, "-m", "atkd_jax.export", f"--workdir={digits_run}", "--formats=tflit"],
-        capture_output=True, text=True, timeout=100, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode != 0
-    assert done.stderr.strip() == "error: unknown format 'tflit'; did you mean 'tflite'?"
+    assert "error: unknown format 'tflit'; did you mean 'tflite'?" in done.stderr.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "name", "extra"),
     [
@@ -224,6 +235,7 @@ def test_a_missing_package_is_named_with_its_extra(package, name, extra, digits_
     refused(digits_run, message, [name])
 
 
+@pytest.mark.slow
 def test_no_calibration_images_are_refused(digits_run):
     refused(digits_run, "calibration=0: int8 needs training images", calibration=0)
 
@@ -242,6 +254,7 @@ def test_a_flag_out_of_its_range_is_named(flag, message, tmp_path, monkeypatch):
         export_main()
 
 
+@pytest.mark.slow
 def test_a_run_of_another_version_is_named(digits_run, tmp_path):
     workdir = rewritten(digits_run, tmp_path)
     summary = json.loads((workdir / "summary.json").read_text())
@@ -260,11 +273,13 @@ def rewritten(run, tmp_path, **data):
     return workdir
 
 
+@pytest.mark.slow
 def test_data_with_other_classes_are_refused(digits_run, tmp_path):
     npz = write_npz(tmp_path / "three.npz")
     refused(rewritten(digits_run, tmp_path, name=f"npz:{npz}"), "number of classes: 10 then, 3 now")
 
 
+@pytest.mark.slow
 def test_data_that_have_changed_are_refused(digits_run, tmp_path):
     npz = write_npz(tmp_path / "ten.npz", classes=10)
     refused(
@@ -273,10 +288,12 @@ def test_data_that_have_changed_are_refused(digits_run, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_file_that_loses_too_much_is_not_kept(digits_run):
     refused(digits_run, r"onnx loses 0\.00 points .* --max_drop=-1;", max_drop=-1.0)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_wrong_is_not_kept(digits_run, monkeypatch):
     def slightly_off(serve, image_shape, _):
         return onnx.convert(lambda image: serve(image) * 1.001, image_shape)
@@ -286,6 +303,7 @@ def test_a_file_that_is_wrong_is_not_kept(digits_run, monkeypatch):
     refused(digits_run, "onnx is wrong: its logits differ")
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_run_is_not_kept(digits_run, monkeypatch):
     broken = formats.FORMATS["onnx"]._replace(convert=lambda *_: b"not a file")
     monkeypatch.setitem(formats.FORMATS, "onnx", broken)

@@ -38,6 +38,7 @@ def test_max_pool_is_that_of_the_image_padded_with_minus_infinity():
     np.testing.assert_array_equal(layers.max_pool(x), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stride", "size"), [(1, (5, 6)), (2, (6, 5)), (2, (1, 4))])
 def test_both_depthwise_convolutions_give_the_same_values_and_gradients(stride, size):
     x, kernel = normal(0, 3, *size, 4), normal(1, 3, 3, 1, 4)
@@ -56,6 +57,7 @@ def test_both_depthwise_convolutions_give_the_same_values_and_gradients(stride, 
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, expected)
 
 
+@pytest.mark.slow
 def test_depthwise_convolution_is_shifted_on_cpu_and_grouped_elsewhere():
     module = layers.DepthwiseConv(1)
     x = normal(0, 2, 4, 4, 8)

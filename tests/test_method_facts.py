@@ -115,6 +115,7 @@ def test_dkd_splits_the_divergence_of_kd():
     np.testing.assert_allclose(loss_of(dkd, t, s, batch=labels([y])), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dkd_is_finite_for_a_teacher_that_is_certain():
     t, s = ModelOut(1e4 * jnp.eye(3), {}), ModelOut(-1e4 * jnp.eye(3), {})
     dkd = methods.create("dkd", temperature=1.0)

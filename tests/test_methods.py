@@ -145,6 +145,7 @@ def test_every_method_has_a_row():
     assert sorted(row.name for row in ROWS) == sorted(METHODS)
 
 
+@pytest.mark.slow
 @every_row
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 def test_loss_is_a_finite_float32_scalar_with_finite_gradients(row, dtype):

@@ -116,6 +116,7 @@ def assert_same_metrics(ours, theirs, rtol):
             np.testing.assert_allclose(a[key], b[key], rtol, atol=1e-6, err_msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode, devices", [("shard_map", 1), ("shard_map", 8), ("pmap", 4)])
 def test_every_way_to_run_the_step_gives_the_same_parameters(mode, devices):
     reference, metrics, test, _ = trained("none", 1)
@@ -126,6 +127,7 @@ def test_every_way_to_run_the_step_gives_the_same_parameters(mode, devices):
     assert traces == 1
 
 
+@pytest.mark.slow
 def test_methods_that_look_beyond_their_device_are_the_same_on_four():
     reference, metrics, _, _ = trained("none", 1, apart=True)
     variables, ours, _, traces = trained("shard_map", 4, apart=True)
@@ -135,10 +137,12 @@ def test_methods_that_look_beyond_their_device_are_the_same_on_four():
     assert traces == 1
 
 
+@pytest.mark.slow
 def test_batch_norm_of_each_device_alone_is_another_training():
     assert difference(trained("none", 1)[0], trained("shard_map", 8, False)[0]) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode, devices", [("shard_map", 8), ("pmap", 4), ("none", 1)])
 def test_several_steps_per_dispatch_are_the_same_steps(mode, devices):
     variables, ours, _, _ = trained(mode, devices, loop=True)

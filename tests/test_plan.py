@@ -11,7 +11,7 @@ import pytest
 from atkd_jax import plan
 from atkd_jax.program import make_parallel, make_program
 from configs import cifar10, cinic10, imagenet, svhn
-from tests.runs import small_config, write_npz
+from tests.runs import PATIENCE, small_config, write_npz
 
 
 def small_cifar(**changes):
@@ -89,16 +89,17 @@ def test_a_batch_larger_than_the_data_is_refused():
         plan.make_plan(small_cifar(batch_size=51_200))
 
 
+@pytest.mark.slow
 def test_the_command_needs_no_workdir(tmp_path):
     npz = write_npz(tmp_path / "data.npz")
     command = [sys.executable, "-m", "atkd_jax.main", "--config=configs/digits.py:method=none"]
     command += [f"--config.data.name=npz:{npz}", "--config.batch_size=16"]
     done = subprocess.run(
-        [*command, "--config.dry_run=True"], capture_output=True, text=True, timeout=300
+        [*command, "--config.dry_run=True"], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     assert "96 training and 20 test images of 8x8x3" in done.stdout and "memory:" in done.stdout
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1 and "add --workdir=DIR" in done.stderr
 
 

@@ -94,6 +94,7 @@ def assert_close(a, b, atol):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=atol), a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 4])
 def test_micro_batches_without_batch_norm_are_the_whole_batch(devices):
     whole, metrics = states(1, 1)
@@ -104,6 +105,7 @@ def test_micro_batches_without_batch_norm_are_the_whole_batch(devices):
     assert max(jax.tree.leaves(moved)) > 1e-2
 
 
+@pytest.mark.slow
 def test_micro_batches_hold_the_same_examples_on_any_number_of_devices():
     """Which batch norm would tell."""
     one, _ = states(1, 2, norm=True)
@@ -112,6 +114,7 @@ def test_micro_batches_hold_the_same_examples_on_any_number_of_devices():
     assert_close(one[-1].batch_stats, four[-1].batch_stats, 1e-5)
 
 
+@pytest.mark.slow
 def test_micro_batches_and_batch_norm_are_another_training_than_the_whole_batch():
     whole, parts = (states(1, n, norm=True)[0][-1].params for n in (1, 2))
     difference = jax.tree.map(lambda x, y: np.abs(x - y).max(), whole, parts)
@@ -133,6 +136,7 @@ def test_a_batch_that_micro_batches_do_not_divide_is_refused(tmp_path):
         make_parallel(config)
 
 
+@pytest.mark.slow
 def test_the_average_follows_its_definition():
     found, _ = states(1, 1, norm=True, ema=0.3)
     expected = found[0].params["student"]
@@ -154,6 +158,7 @@ def test_no_average_is_kept_unless_asked_for():
         make_train_step(Network(Tiny(), *STATS), None, Objective(), None, Augment(), ema=1.0)
 
 
+@pytest.mark.slow
 def test_the_average_is_tested_and_exported(tmp_path):
     config = small_config(write_npz(tmp_path / "data.npz"))
     config.epochs, config.ema, config.accumulate = 1, 0.9, 2

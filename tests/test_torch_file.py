@@ -243,6 +243,7 @@ def test_a_file_that_is_cut_off_is_named_as_such(tmp_path, kind):
             load_torch(path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_no_damage_does_more_than_make_a_file_unreadable(tmp_path):
     command = [sys.executable, str(Path(__file__).with_name("fuzz_weights.py")), str(tmp_path)]

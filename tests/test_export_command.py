@@ -97,6 +97,7 @@ def test_the_example_classifies_image_files(exported, tmp_path):
     assert sum(label == str(k) for k, label in enumerate(best)) >= 8
 
 
+@pytest.mark.slow
 def test_the_example_misses_what_was_not_copied(exported, tmp_path):
     workdir, _ = exported
     shutil.copy(workdir / "device/student_int8.tflite", tmp_path)

@@ -193,6 +193,7 @@ def test_loss_of_equal_outputs_is_zero(row):
     np.testing.assert_allclose(loss, 0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "row",
     [r for r in ROWS + VARIANTS if not METHODS[r.name].couples_examples],

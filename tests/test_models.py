@@ -169,6 +169,7 @@ def test_half_precision_keeps_parameters_statistics_and_logits_in_float32(name):
     assert out.feats["stage2"].dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_training_uses_and_updates_the_statistics_of_the_batch():
     module = models.create("resnet8a", 10)
     image = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))

@@ -21,6 +21,7 @@ def small_cifar(**changes):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode, accumulate", [("shard_map", 1), ("pmap", 1), ("none", 2)])
 def test_the_plan_compiles_without_data(mode, accumulate, monkeypatch):
     monkeypatch.setattr("atkd_jax.data.load", None)  # nothing may be read

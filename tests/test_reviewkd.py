@@ -46,6 +46,7 @@ def golden_outs(d) -> tuple[ModelOut, list]:
     return out([d[f"t{i}"] for i in range(4)]), out, [d[f"s{i}"] for i in range(4)]
 
 
+@pytest.mark.slow
 def test_reviewkd_agrees_with_the_authors_code():
     d = dict(np.load(GOLDEN / "reviewkd.npz"))
     method, extras = methods.create("reviewkd"), golden_weights(d)

@@ -21,6 +21,7 @@ def plain():
     return loss_and_grad(METHOD, EXTRAS, T, S)
 
 
+@pytest.mark.slow
 def test_rtk_that_selects_all_and_pools_averages_is_afd():
     rtk = methods.create("rtk", dim=8, threshold="fixed", threshold_factor=0.0, resample="average")
     afd = methods.create("afd", dim=8)
@@ -66,6 +67,7 @@ def test_keys_whose_attention_is_concentrated_are_representative(fields, expecte
     np.testing.assert_array_equal(rtk.representative(ATTENTION), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", ["mean", "fixed", "ratio"])
 def test_some_key_is_always_representative(threshold):
     rtk = methods.create("rtk", threshold=threshold, threshold_factor=100.0, keep_ratio=0.01)
@@ -74,6 +76,7 @@ def test_some_key_is_always_representative(threshold):
     assert rtk.representative(jnp.full((27, 9), 1 / 9)).sum() == 27
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resample", ["softpool", "softpool_map"])
 def test_students_maps_are_resampled_before_or_after_the_mean_over_channels(resample):
     def unit(m):
@@ -101,6 +104,7 @@ def test_students_maps_are_resampled_before_or_after_the_mean_over_channels(resa
     assert np.abs(students[0] - students[1]).max() > 1e-2 * np.abs(students[0]).max()
 
 
+@pytest.mark.slow
 def test_queries_pass_a_relu_if_asked():
     """Batch norms that make every query -1: after a ReLU only the positions are left."""
     below_zero = {"scale": jnp.zeros((3, 8)), "bias": -jnp.ones((3, 8))}
@@ -114,6 +118,7 @@ def test_queries_pass_a_relu_if_asked():
         assert same == query_relu
 
 
+@pytest.mark.slow
 def test_a_single_student_block_gets_all_attention():
     t, s = noise(0, (4, 4, 4), (4, 4, 4)), noise(2, (4, 4, 5))
     extras = METHOD.init(KEY, t, s, None)

@@ -35,6 +35,7 @@ def first_step(devices, mixing):
     return {key: float(value) for key, value in dispatch(*args)[1].items()}
 
 
+@pytest.mark.slow
 def test_mixing_does_not_depend_on_the_devices_and_changes_the_loss():
     mixing = Mix(mixup=1.0)
     alone, together = first_step(1, mixing), first_step(4, mixing)

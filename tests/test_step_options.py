@@ -233,6 +233,7 @@ def test_state_and_losses_are_float32_when_networks_compute_in_bfloat16(name):
     assert floats and all(x.dtype == jnp.float32 for x in floats)
 
 
+@pytest.mark.slow
 def test_a_bfloat16_step_is_a_rounded_float32_step():
     _, (state, metrics) = jax.jit(bfloat16_step(("kd", "at", "self_attention")))()
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((state, metrics)))

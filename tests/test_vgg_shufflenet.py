@@ -27,6 +27,7 @@ def draw(shapes):
     return tensors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vgg13", "shufflenetv1", "shufflenetv2"])
 def test_networks_agree_with_the_benchmark(name):
     """Logits, and means over H and W of features, of RepDistiller's networks in PyTorch."""

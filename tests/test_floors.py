@@ -6,13 +6,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["types", "errors"],
-    ["ranges"],
+    ["ranges", "events", "replace", "signals"],
     ["ops", "convolution", "hosts"],
     ["models", "methods", "data", "optim"],
     ["objective"],
     ["step", "dispatch"],
-    ["parallel", "checkpoint", "logs", "signals", "workdir", "picture", "build"],
-    ["feed", "fingerprint", "settings"],
+    ["parallel", "json_file", "lock", "logs", "picture", "build"],
+    ["checkpoint"],
+    ["feed", "fingerprint", "settings", "workdir"],
     ["teacher"],
     ["evaluate", "program"],
     ["train", "export", "plan"],

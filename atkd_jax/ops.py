@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from atkd_jax.batch_norm import BatchNorm
 from atkd_jax.types import Array, ModelOut
 
 EPSILON = 1e-12  # vectors shorter than this have no direction
@@ -232,17 +233,9 @@ def dense(c_in: int, c_out: int, name: str | None = None) -> nn.Dense:
 
 def batch_norm(
     axis_name: str | None, axis: int | tuple[int, ...] = -1, name: str | None = None
-) -> nn.BatchNorm:
+) -> BatchNorm:
     """Batch norm in training mode, always; `axis_name` is the device axis to average over."""
-    return nn.BatchNorm(
-        use_running_average=False,
-        axis=axis,
-        momentum=0.9,
-        epsilon=1e-5,
-        use_fast_variance=False,
-        axis_name=axis_name,
-        name=name,
-    )
+    return BatchNorm(use_running_average=False, axis=axis, axis_name=axis_name, name=name)
 
 
 def mean_over_devices(x: Array, axis_name: str | None) -> Array:

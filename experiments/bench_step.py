@@ -37,6 +37,7 @@ import numpy as np
 import optax
 
 from atkd_jax import models
+from atkd_jax.batch_norm import BatchNorm
 from atkd_jax.data.augment import Augment
 from atkd_jax.dispatch import make_dispatch
 from atkd_jax.main import cache_compilations
@@ -219,7 +220,7 @@ class Ours:
 
 def only_shift(call, args, kwargs, context):
     """Replaces batch norm by an addition."""
-    if isinstance(context.module, nn.BatchNorm):
+    if isinstance(context.module, BatchNorm):
         return args[0] + context.module.get_variable("params", "bias").astype(args[0].dtype)
     return call(*args, **kwargs)
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from atkd_jax import ops
+from atkd_jax.batch_norm import BatchNorm
 from atkd_jax.convolution import in_one_order
 from atkd_jax.types import Array
 
@@ -40,20 +41,13 @@ def conv(features: int, kernel: int, stride: int = 1, *, dtype: Any, name: str) 
     )
 
 
-def batch_norm(*, train: bool, dtype: Any, bn_axis: str | None, name: str) -> nn.BatchNorm:
-    """Batch normalisation (Ioffe & Szegedy 2015, arXiv 1502.03167).
+def batch_norm(*, train: bool, dtype: Any, bn_axis: str | None, name: str) -> BatchNorm:
+    """Batch normalisation over all axes but the channels.
 
     In training the batch's statistics are averaged over the device axis `bn_axis`, if there is one;
-    in evaluation the running ones are used. Momentum 0.9 is PyTorch's 0.1.
+    in evaluation the running ones are used.
     """
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=dtype,
-        axis_name=bn_axis if train else None,
-        name=name,
-    )
+    return BatchNorm(use_running_average=not train, axis_name=bn_axis, dtype=dtype, name=name)
 
 
 def linear(x: Array, features: int, *, name: str, **init: Callable[..., Array]) -> Array:

@@ -71,13 +71,15 @@ def test_attention_maps_are_scaled_cosines_per_head():
     np.testing.assert_allclose(maps, expected, rtol=1e-5)
 
 
-def test_attention_maps_of_layer_normalised_tokens_are_scaled_by_sqrt_d():
-    feat = noise(3, 2, 3, 2, 8)
-    x = (feat - feat.mean(-1, keepdims=True)) / np.sqrt(feat.var(-1, keepdims=True) + 1e-5)
+@pytest.mark.parametrize("mean, tolerance", [(0, 1e-5), (1000, 2e-3)])
+def test_attention_maps_of_layer_normalised_tokens_are_scaled_by_sqrt_d(mean, tolerance):
+    feat = noise(3, 2, 3, 2, 8) + np.float32(mean)
+    x = feat.astype(np.float64)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
     x = x.reshape(2, 6, 2, 4).transpose(0, 2, 1, 3)
     expected = np.exp(x @ x.transpose(0, 1, 3, 2) / 2)
     expected /= expected.sum(axis=-1, keepdims=True)
-    np.testing.assert_allclose(attention_maps(feat, 2, "sqrt_d", (3, 2)), expected, rtol=1e-5)
+    np.testing.assert_allclose(attention_maps(feat, 2, "sqrt_d", (3, 2)), expected, rtol=tolerance)
 
 
 def test_self_attention_sums_over_keys_and_stages_and_averages_the_rest():

@@ -39,7 +39,8 @@ def attention_maps(
     d = c // heads
     x = ops.adaptive_avg_pool(feat, size)
     if scale == SQRT_D:
-        x = jax.nn.standardize(x, axis=-1, epsilon=1e-5)
+        # Otherwise its variance is E[x^2] - E[x]^2, which cancels where the mean is large.
+        x = jax.nn.standardize(x, axis=-1, epsilon=1e-5, algorithm="stable")
     x = x.reshape(b, -1, heads, d)  # [B, N, heads, d]
     if scale == SQRT_D:
         scale = d**-0.5

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["types", "errors"],
-    ["ranges", "events", "replace", "signals"],
+    ["ranges", "events", "replace", "signals", "batch_norm"],
     ["ops", "convolution", "hosts"],
     ["models", "methods", "data", "optim"],
     ["objective"],

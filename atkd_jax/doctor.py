@@ -192,8 +192,10 @@ def main(argv: list[str]) -> None:
     except (ValueError, RuntimeError) as error:
         sys.exit(f"WRONG hosts: {error}")
     workdir = Path(command.WORKDIR.value) if command.WORKDIR.value else None
-    if not examine(command.CONFIG.value, workdir):
-        sys.exit(1)
+    try:
+        sys.exit(not examine(command.CONFIG.value, workdir))
+    except KeyboardInterrupt:
+        sys.exit("stopped")
 
 
 if __name__ == "__main__":

@@ -104,6 +104,8 @@ def in_words() -> Iterator[None]:
     except Interrupted as stopped:
         print(f"stopped: {stopped}; the same command goes on from there")
         sys.exit(0)
+    except KeyboardInterrupt:  # asked for twice
+        sys.exit("stopped at once; the same command goes on from the last checkpoint")
     except Exception as error:
         if on_purpose(error):
             sys.exit(f"error: {error}")

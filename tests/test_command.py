@@ -73,3 +73,9 @@ def test_what_a_person_can_mend_ends_in_one_line_and_a_bug_in_a_trace(capsys):
     assert capsys.readouterr().out.startswith("stopped: saved at step 7 of 9; the same command")
     with pytest.raises(ZeroDivisionError), command.in_words():
         raise ZeroDivisionError
+
+
+def test_a_second_interrupt_ends_a_command_with_one_line():
+    with pytest.raises(SystemExit, match="stopped at once; the same command goes on"):
+        with command.in_words():
+            raise KeyboardInterrupt

@@ -309,3 +309,13 @@ def test_a_file_that_does_not_run_is_not_kept(digits_run, monkeypatch):
     broken = formats.FORMATS["onnx"]._replace(convert=lambda *_: b"not a file")
     monkeypatch.setitem(formats.FORMATS, "onnx", broken)
     refused(digits_run, "student.onnx does not run")
+
+
+def test_an_interrupt_ends_the_export_with_one_line(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("atkd_jax.export.__main__.export", interrupted)
+    monkeypatch.setattr("sys.argv", ["export", f"--workdir={tmp_path}"])
+    with pytest.raises(SystemExit, match="^stopped; what was exported before is as it was$"):
+        export_main()

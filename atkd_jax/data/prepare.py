@@ -36,6 +36,8 @@ def main(argv: list[str] | None = None) -> None:
             download(builder, args.manual_dir)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command prepares the set anew, with what it has downloaded")
     sizes = ", ".join(
         f"{name} {s.num_examples:,}" for name, s in sorted(builder.info.splits.items())
     )

@@ -154,6 +154,8 @@ def main() -> None:
         export(workdir, args.formats.split(","), args.calibration, args.max_drop)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; what was exported before is as it was")
     print(workdir / "device")
 
 

@@ -1,4 +1,11 @@
-"""Twenty SGD steps of the benchmark's own PyTorch code, followed from the same weights."""
+"""Twenty SGD steps of the benchmark's own PyTorch code, followed from the same weights.
+
+With an attention weight of 1000, rounding grows about fourfold a step until step 8. So the first
+steps are held tightly, and the last ones to what rounding explains: six runs on one CPU whose first
+weights differed by 1e-7 of their size ended as far from each other as from PyTorch's. Limits there
+are two to three times the largest distance of the six, which the tests name; another CPU rounds
+otherwise.
+"""
 
 from pathlib import Path
 
@@ -79,22 +86,21 @@ def test_the_first_step_has_the_same_loss(golden, followed):
 
 @pytest.mark.slow
 def test_the_losses_are_followed(golden, followed):
-    """Measured (CPU, float32): the total is 2.0e-3 off at worst over 10 steps, 2.3e-3 over 20; the
-    KD part 1.2e-3 and 8.3e-3. Step 1 is exact to 2e-7 and the difference grows about fourfold a
-    step until step 8: rounding, made larger by an attention weight of 1000.
+    """Measured: the first three steps 1.2e-5, the total 1.8e-3 over ten steps and 5.5e-3 over
+    twenty, its parts 2.0e-2.
     """
     error = np.abs(followed[0] / golden["loss"] - 1)
     assert error[:3].max() < 5e-5
-    assert error[:10, 0].max() < 2e-3
+    assert error[:10, 0].max() < 5e-3
     assert error[:, 0].max() < 2e-2
-    assert error[:, 1:].max() < 2e-2
+    assert error[:, 1:].max() < 5e-2
 
 
 @pytest.mark.slow
 def test_the_parameters_end_where_pytorchs_do(followed):
-    """Measured: 1.0e-2 in one shortcut kernel, below 5e-3 elsewhere, of parameters up to 1.6."""
+    """Measured: 1.5e-2 at most, 6.7e-4 as root mean square, of parameters up to 1.6."""
     _, after, expected = followed
-    chex.assert_trees_all_close(after["params"], expected["params"], atol=2e-2, rtol=0)
+    chex.assert_trees_all_close(after["params"], expected["params"], atol=4e-2, rtol=0)
     pairs = zip(*(jax.tree.leaves(tree["params"]) for tree in (after, expected)), strict=True)
     differences = np.concatenate([np.ravel(a - b) for a, b in pairs])
     assert np.sqrt(np.mean(differences**2)) < 2e-3
@@ -103,11 +109,10 @@ def test_the_parameters_end_where_pytorchs_do(followed):
 @pytest.mark.slow
 def test_the_running_statistics_are_pytorchs_but_for_bessels_correction(followed):
     """PyTorch's running variance is n / (n - 1) times Flax's; here n is 32 * 8 * 8 or more, so the
-    correction is below what rounding explains. Measured: an array is 1.9e-2 apart at worst, as root
-    mean squares; single values differ from one kind of CPU to the next (4e-2 to 8e-2).
+    correction is below what rounding explains. Measured: 3.2e-2, as root mean square of an array.
     """
     _, after, expected = followed
     for ours, theirs in zip(
         jax.tree.leaves(after["batch_stats"]), jax.tree.leaves(expected["batch_stats"]), strict=True
     ):
-        assert np.sqrt(np.mean((ours - theirs) ** 2)) < 5e-2 * np.sqrt(np.mean(theirs**2))
+        assert np.sqrt(np.mean((ours - theirs) ** 2)) < 8e-2 * np.sqrt(np.mean(theirs**2))

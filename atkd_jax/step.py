@@ -195,8 +195,9 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         average = state.ema
         if ema:
-            decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
-            average = optax.incremental_update(_student(params, batch_stats), average, 1.0 - decay)
+            # One minus the decay: float32 has no room for the difference of 1 and 0.9999.
+            share = jnp.maximum(1.0 - ema, 9.0 / (10.0 + state.step))
+            average = optax.incremental_update(_student(params, batch_stats), average, share)
         return TrainState(
             step=state.step + 1,
             params=params,

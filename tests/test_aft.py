@@ -112,7 +112,7 @@ def test_an_epoch_has_a_step_even_if_the_batch_is_larger_than_the_data():
 
 
 def test_aft_refuses_what_it_cannot_do():
-    with pytest.raises(ValueError, match="unknown aft.rate 'frist'; did you mean 'first'"):
+    with pytest.raises(ValueError, match="unknown AFT.rate 'frist'; did you mean 'first'"):
         methods.create("aft", rate="frist")
     with pytest.raises(ValueError, match="aft: there is no stage to compare"):
         METHOD.init(KEY, T, ModelOut(S.logits, {}), DATA)

@@ -59,7 +59,7 @@ def connection() -> str:
 
 
 def data_set(config: ConfigDict) -> str:
-    """Every file is there; no image is read, nothing is downloaded."""
+    """Every file is there; no image is decoded, nothing is downloaded."""
     name = config.data.name
     kind, _, path = name.partition(":")
     if name == "digits":
@@ -70,6 +70,8 @@ def data_set(config: ConfigDict) -> str:
         return "{}, {:,} training and {:,} test images".format(path, *counts)
     if kind == "folder":
         found = folder.find(path)
+        if not config.data.options.get("image_size", 0):
+            folder.common_size(found)
         return (
             f"{printable(path)}, {len(found.train.label):,} training and"
             f" {len(found.test.label):,} test images of {len(found.class_names)} classes"

@@ -132,7 +132,7 @@ def contradiction(line: Line) -> str:
     """What the parts of a line, each right by itself, say differently; empty if they agree."""
     resolved, history, epochs = line["resolved"], line["history"], line["resolved"]["epochs"]
     teacher = line["teacher"]
-    if any(len(values) != epochs for values in history.values()):
+    if any(len(history[key]) != epochs for key in CURVES):
         return f"its history is not one of {epochs} epochs"
     for name, epoch in (("last", epochs), ("best", min(line["best"]["epoch"], epochs))):
         row = line[name]

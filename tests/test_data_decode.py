@@ -155,3 +155,24 @@ def test_what_cannot_be_decoded_is_an_invalid_argument():
         ):
             with pytest.raises(tf.errors.InvalidArgumentError):
                 tf.function(function)(data)
+
+
+def test_a_header_that_pillow_refuses_is_an_invalid_argument_too():
+    tf, _ = import_tf()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Pillow cannot open it"):
+        tf.function(decode.orientation)(tf.constant(b"\xff\xd8\xff\xe1 and no more"))
+
+
+def test_metadata_behind_the_tables_turn_an_image_as_well():
+    """EXIF asks for the beginning of the file; Pillow, and so a device, reads it anywhere."""
+    tf, _ = import_tf()
+    turned, plain = with_orientation(picture(0), 6), encoded(picture(0))
+    start = turned.index(b"\xff\xe1")
+    exif = turned[start : start + 2 + int.from_bytes(turned[start + 2 : start + 4])]
+    tables = plain.index(b"\xff\xdb")
+    end = tables + 2 + int.from_bytes(plain[tables + 2 : tables + 4])
+    late = plain[:end] + exif + plain[end:]
+    assert decode.orientation(tf.constant(plain)) == 1
+    assert decode.orientation(tf.constant(late)) == 6
+    with Image.open(io.BytesIO(late)) as image:
+        assert image.getexif()[0x0112] == 6

@@ -109,6 +109,8 @@ def test_only_files_that_can_be_read_count(tmp_path, caplog, size):
     ant = tmp_path / "train/ant"
     (ant / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     os.mkfifo(ant / "pipe.png")
+    (ant / "loop.png").symlink_to(ant / "loop.png")
+    (ant / "long.png").symlink_to(300 * "x")
     (ant / "linked.jpg").symlink_to(tmp_path / "train/bee/001.jpg")
     for name in ("album.png", "nested"):
         (ant / name).mkdir()
@@ -119,7 +121,7 @@ def test_only_files_that_can_be_read_count(tmp_path, caplog, size):
     assert source.spec.num_train == 25
     for line in (
         "2 folders inside of classes are not read, the first is ant/album.png",
-        "2 files cannot be read and are left out, the first is ant/gone.jpg",
+        "4 files cannot be read and are left out, the first is ant/gone.jpg",
         "1 files lie beside the folders of the classes and are left out, the first is loose.jpg",
     ):
         assert line in caplog.text

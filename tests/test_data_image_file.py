@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from image_kinds import kinds, with_orientation
 from images import encoded, picture
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from atkd_jax.data import image_file
 
@@ -89,3 +89,13 @@ def test_a_photograph_of_200_megapixels_is_no_bomb():
         image_file.size(png(60000, 60000))
     with pytest.raises(ValueError, match="pixels are more than"):
         image_file.decode(png(60000, 60000))
+
+
+def test_the_size_of_a_png_is_read_without_its_pixels(tmp_path, monkeypatch):
+    def load(self):
+        raise AssertionError("decoded")
+
+    path = tmp_path / "image.png"
+    path.write_bytes(encoded(picture(0), "PNG"))
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
+    assert image_file.size(str(path)) == (30, 40)

@@ -9,6 +9,7 @@ import pytest
 
 from atkd_jax import doctor, plan
 from atkd_jax.data import prepared
+from tests.images import encoded, picture
 from tests.runs import PATIENCE, held_port, small_config, write_npz
 
 
@@ -83,8 +84,14 @@ def test_a_folder_of_images_is_counted_not_read(healthy, tmp_path):
         for name in ("cat", "dog"):
             (tmp_path / "pets" / split / name).mkdir(parents=True)
             for i in range(num):
-                (tmp_path / "pets" / split / name / f"{i}.jpg").write_text("no image")
+                path = tmp_path / "pets" / split / name / f"{i}.jpg"
+                path.write_bytes(encoded(picture(0))[:-200])  # its header is whole
     config.data.name = f"folder:{tmp_path / 'pets'}"
+    assert "6 training and 4 test images of 2 classes" in doctor.data_set(config)
+    path.write_bytes(encoded(picture(0, (20, 30))))
+    with pytest.raises(ValueError, match="its images differ in size"):
+        doctor.data_set(config)
+    config.data.options.image_size = 16
     assert "6 training and 4 test images of 2 classes" in doctor.data_set(config)
     shutil.rmtree(tmp_path / "pets" / "test" / "cat")
     with pytest.raises(ValueError, match="'cat' is in train and not in test"):

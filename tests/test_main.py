@@ -15,6 +15,12 @@ from atkd_jax.signals import Interrupted
 GOOD = "--config=configs/digits.py:method=atkd"
 
 
+@pytest.fixture(autouse=True)
+def tests_go_on(monkeypatch):
+    """A command that ends at once would end the tests."""
+    monkeypatch.setattr(hosts.os, "_exit", sys.exit)
+
+
 @pytest.fixture
 def parse(monkeypatch, capsys):
     """Reads flags as the command does: the configuration, or what it says before it exits."""

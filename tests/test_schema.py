@@ -114,6 +114,21 @@ def test_a_damaged_field_costs_the_line_or_nothing(kind):
     assert (("hardware", "cpus"), None) in found and (("seconds",), None) not in found
 
 
+@pytest.mark.parametrize("kind", committed())
+def test_a_key_that_nobody_knows_costs_nothing_and_stops_nobody(kind):
+    line = committed()[kind]
+    for at, value in itertools.product(({}, *places(line)), (None, 1, "x", [], {})):
+        at = tuple(at)
+        node = line
+        for key in at:
+            node = node[key]
+        if isinstance(node, dict):
+            try:
+                ledger.parse(json.dumps(damaged(line, (*at, "unknown"), value)).encode())
+            except ValueError as error:
+                assert re.fullmatch(".{5,300}", str(error)), (at, value)
+
+
 def test_what_the_reader_accepts_makes_a_report(tmp_path, monkeypatch):
     """Every damage that the reader lets pass, spread over a hundred lines."""
     lines = map(json.loads, (ledger.RESULTS / "digits.jsonl").read_text().splitlines())

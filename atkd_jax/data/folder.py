@@ -87,13 +87,13 @@ def find(root: str) -> Folder:
 def _subfolders(split: str) -> tuple[str, ...]:
     """The classes; what lies beside them is named."""
     visible = [entry for entry in os.scandir(split) if not entry.name.startswith(".")]
-    beside = sorted(entry.name for entry in visible if not entry.is_dir())
+    beside = sorted(entry.name for entry in visible if not os.path.isdir(entry.path))
     if beside:
         log.warning(
             "%s: %d files lie beside the folders of the classes and are left out, the first is %s",
             printable(split), len(beside), printable(beside[0]),
         )  # fmt: skip
-    return tuple(sorted(entry.name for entry in visible if entry.is_dir()))
+    return tuple(sorted(entry.name for entry in visible if os.path.isdir(entry.path)))
 
 
 def _files(split: str, classes: tuple[str, ...]) -> Files:
@@ -110,11 +110,11 @@ def _files(split: str, classes: tuple[str, ...]) -> Files:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if os.path.isdir(entry.path):
                 folders.append(entry.path)
             elif not entry.name.lower().endswith(SUFFIXES):
                 others.append(entry.path)
-            elif not entry.is_file() or not os.access(entry.path, os.R_OK):
+            elif not os.path.isfile(entry.path) or not os.access(entry.path, os.R_OK):
                 unreadable.append(entry.path)  # links into nowhere, pipes, files of others
             else:
                 paths.append(entry.path)

@@ -56,7 +56,8 @@ def size(file: Any) -> tuple[int, int]:
     try:
         with opened(file) as image:
             width, height = image.size
-            return (width, height) if orientation(image) in TRANSPOSED else (height, width)
+            turn = 1 if _is_plain_png(image) else orientation(image)
+            return (width, height) if turn in TRANSPOSED else (height, width)
     except Exception as error:
         raise ValueError(_reason(error)) from error
 
@@ -69,6 +70,21 @@ def opened(file: Any) -> Image.Image:
         image.close()
         raise ValueError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
     return image
+
+
+def _is_plain_png(image: Image.Image) -> bool:
+    """Whether it is a PNG without metadata, for which Pillow would decode all pixels."""
+    if image.format != "PNG":
+        return False
+    file, kind = image.fp, b""
+    file.seek(8)
+    while kind not in (b"IEND", b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
+        head = file.read(8)
+        if len(head) < 8:  # it is cut off
+            return True
+        kind = head[4:]
+        file.seek(int.from_bytes(head[:4]) + 4, 1)  # its content, and a checksum
+    return kind == b"IEND"
 
 
 def orientation(image: Image.Image) -> int:

@@ -35,7 +35,8 @@ def import_tf() -> tuple[ModuleType, ModuleType]:
         raise ValueError(
             f"this data set is read with TensorFlow, which cannot be imported ({reason}):"
             " pip install tensorflow-cpu tensorflow-datasets importlib_resources;"
-            " digits and npz:PATH need neither"
+            " digits, npz:PATH, CIFAR's binary archives and folder:PATH of images of one size need"
+            " neither"
         ) from None
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)

@@ -64,7 +64,12 @@ def main():
     interpreter.invoke()  # the first time is slower
     (entry,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
     for picture in pictures:
-        interpreter.set_tensor(entry["index"], prepare(picture, plan)[None])
+        try:
+            image = prepare(picture, plan)
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three
+            print(f"{picture}: cannot be read ({error})")
+            continue
+        interpreter.set_tensor(entry["index"], image[None])
         began = time.perf_counter()
         interpreter.invoke()
         milliseconds = 1e3 * (time.perf_counter() - began)

@@ -147,8 +147,7 @@ class Checkpoints:
         """Reads a checkpoint into the structure, shapes and dtypes of `like`.
 
         Raises:
-          ValueError: the checkpoint is damaged (its checksum tells), another kind of run's, or of
-            another step than its name says (where `meta` has a "step").
+          ValueError: the checkpoint is damaged (its checksum tells), or another kind of run's.
         """
         args = ocp.args.Composite(
             tree=ocp.args.StandardRestore(_target(like, sharding)), meta=ocp.args.JsonRestore()
@@ -161,11 +160,6 @@ class Checkpoints:
             raise ValueError(self._unusable(step, _reason(error))) from error
         if crc != crc32(tree, meta):
             raise ValueError(self._unusable(step, "its checksum differs from what was written"))
-        if meta.get("step", step) != step:
-            raise ValueError(
-                f"checkpoint {self.directory / str(step)} was saved at step {meta['step']}: it was"
-                " renamed; give it back its name, or move it away"
-            )
         return tree, meta
 
     def _unusable(self, step: int, reason: str) -> str:
@@ -213,13 +207,13 @@ def save_export(directory: Path, variables: PyTree, meta: dict[str, Any]) -> Non
     else:
         building = contextlib.nullcontext(replace.draft_of(directory))
     with building as draft:
-        multihost_utils.sync_global_devices(f"{draft} is made")
+        multihost_utils.sync_global_devices("the draft of an export is made")
         with _writing(directory), _checkpointer() as checkpointer:
             checkpointer.save(draft / "variables", args=ocp.args.StandardSave(variables))
         if first:
             meta = meta | {"crc32": crc32(variables, {})}
             (draft / EXPORT_META).write_text(json.dumps(meta, indent=2) + "\n")
-    multihost_utils.sync_global_devices(f"{directory} is written")
+    multihost_utils.sync_global_devices("an export is written")
 
 
 def _checkpointer() -> ocp.Checkpointer:

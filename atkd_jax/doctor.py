@@ -110,10 +110,16 @@ def teacher(config: ConfigDict) -> str:
 
 def writable(config: ConfigDict | None, workdir: Path) -> str:
     """Every host writes a file that every host sees; a run that is there can be gone on with."""
-    files.check_folder(workdir)
     if config is not None:
-        files.check(config, workdir)
-    files.read_summary(workdir)
+        files.check_same(config)
+    unfit = None
+    try:
+        files.check_mine(config, workdir)
+        files.read_summary(workdir)
+    except (ValueError, OSError) as found:
+        unfit = found
+    if not multihost_utils.process_allgather(np.bool_(unfit is None)).all():
+        raise unfit or ValueError(f"{workdir} can be used here, and not on another host")
     mark = int(multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32))))
     notes = [workdir / f".doctor-{mark:08x}-{i}" for i in range(jax.process_count())]
     error, seen, made = None, [], []

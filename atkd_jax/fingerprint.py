@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from atkd_jax import hosts
 from atkd_jax.checkpoint import crc32
 from atkd_jax.data import MemorySource, Source
 from atkd_jax.data.records import FolderRecords, TfdsRecords
@@ -122,3 +124,38 @@ def same_classes(theirs: list[str] | tuple[str, ...], ours: list[str] | tuple[st
         return False
     nameless = [str(k) for k in range(len(ours))]
     return theirs == ours or nameless in (theirs, ours)
+
+
+def check_resumed(
+    workdir: Path, meta: dict, known: dict[str, Facts], step: int, saved: int, total: int
+) -> None:
+    """Holds a checkpoint to the run that wants to go on from it; says if versions differ.
+
+    Args:
+      known: the fingerprints of what is here now: data, teacher, versions.
+      step: the checkpoint's name.
+      saved: the step that its state is of.
+      total: steps of the run.
+
+    Raises:
+      ValueError: it is of other data or of another teacher, or its number is not its own.
+    """
+    where = workdir / "checkpoints" / str(step)
+    then = meta.get("fingerprint", {})
+    if not then:
+        hosts.say(f"{where} does not tell which data and teacher it is of: they were not compared")
+    for name, now in known["versions"].items():
+        if (was := then.get("versions", {}).get(name, now)) != now:
+            hosts.say(f"the run began with {name} {was} and goes on with {now}")
+    for part, names in (("data", DATA), ("teacher", TEACHER)):
+        changed = difference(then.get(part, {}), known.get(part, {}), names)
+        if changed:
+            raise ValueError(
+                f"the {part} of the run in {workdir} changed since it began: {changed}. Restore"
+                " what it began with, or start another --workdir"
+            )
+    if saved != step or step > total:
+        raise ValueError(
+            f"{where} was saved at step {saved}, and the run has {total} steps: it was renamed, or"
+            " is another run's; move it away"
+        )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def read(path: Path, what: str, advice: str, checks: Mapping[str, Check]) -> dic
         raise complain(error.strerror) from error
     except UnicodeDecodeError as error:
         raise complain("it is not text") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise complain(f"it is not JSON: {error}" if path.stat().st_size else "empty") from error
     if not isinstance(value, dict):
         raise complain(f"it holds {reprlib.repr(value)} instead of an object")
@@ -50,8 +50,9 @@ def read(path: Path, what: str, advice: str, checks: Mapping[str, Check]) -> dic
 
 
 def is_number(value: Any) -> bool:
-    """Finite, and no bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """What float64 can hold, and no bool."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max
 
 
 def is_count(value: Any) -> bool:

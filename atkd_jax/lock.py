@@ -91,14 +91,13 @@ def claim(workdir: Path) -> Iterator[None]:
         yield
         return
     made = missing(workdir)
+    before = set() if made else set(os.listdir(workdir))
     try:
         try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            file = _open(workdir / LOCK, "r+")
+            file = _open_and_lock(workdir)
         except OSError as error:
             raise ValueError(f"--workdir {workdir} cannot be written: {error.strerror}") from None
         with file:
-            _lock(file, workdir)
             try:
                 file.seek(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -106,10 +105,35 @@ def claim(workdir: Path) -> Iterator[None]:
                 file.flush()
                 yield
             finally:
-                if os.listdir(workdir) == [LOCK]:
-                    (workdir / LOCK).unlink()
+                _remove_if_unused(workdir, before)
     finally:
         remove_empty(made)
+
+
+def _remove_if_unused(workdir: Path, before: set[str]) -> None:
+    """Takes the lock back where nothing was written, so that the folder is no run's."""
+    with contextlib.suppress(OSError):
+        unchanged = set(os.listdir(workdir)) == before | {LOCK}
+        if unchanged and (LOCK not in before or before == {LOCK}):
+            (workdir / LOCK).unlink()
+
+
+def _open_and_lock(workdir: Path) -> TextIO:
+    """The lock's file, which is still there: another process may have removed it meanwhile."""
+    path = workdir / LOCK
+    while True:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = _open(path, "r+")
+        try:
+            _lock(file, workdir)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 def _lock(file: TextIO, workdir: Path) -> None:

@@ -76,7 +76,7 @@ def read_rows(workdir: Path, last_step: int) -> list[dict[str, float]]:
             if row["step"] > last_step:
                 break
             rows.append(row)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); move it away: the run goes on without what it logged"
         ) from error

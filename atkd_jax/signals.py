@@ -10,8 +10,11 @@ from collections.abc import Iterator
 import jax
 
 
-class Interrupted(Exception):
-    """A signal asked the run to stop; what has to be saved is saved."""
+class Interrupted(BaseException):
+    """A signal asked the run to stop; what has to be saved is saved.
+
+    As KeyboardInterrupt, no Exception: who handles any error of a library must not take it for one.
+    """
 
 
 class StopSignal:
@@ -39,7 +42,7 @@ class StopSignal:
         """Raises Interrupted if a signal came. Of several hosts, one may not stop by itself."""
         alone = not jax.distributed.is_initialized() or jax.process_count() == 1
         if self.asked and alone:
-            raise Interrupted("between two stages; all that was finished is saved")
+            raise Interrupted("between two checkpoints; what was saved before is kept")
 
 
 _listening: list[StopSignal] = []  # at most one
@@ -50,8 +53,8 @@ def stop_signal() -> Iterator[StopSignal]:
     """Yields the value that signals set.
 
     The first SIGTERM or SIGINT raises Interrupted, unless it is held or other hosts have to agree;
-    a second SIGINT raises KeyboardInterrupt in any case. Who asks while somebody further out
-    listens already gets the same value: a signal that came in one run stops the next one, too.
+    a SIGINT after any signal raises KeyboardInterrupt in any case. Who asks while somebody further
+    out listens already gets the same value: a signal in one run stops the next one, too.
     """
     if _listening:
         yield _listening[0]

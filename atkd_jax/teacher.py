@@ -197,7 +197,7 @@ def check_export(config: ConfigDict, workdir: Path, data: Facts) -> dict[str, An
         )
     if difference(then, data, TEST) or not TEST.keys() <= then.keys() & data.keys():
         meta.pop("top1")  # it was measured on other images
-    return meta
+    return meta | {"path": path}
 
 
 def check_top1(config: ConfigDict, top1: float, meta: dict[str, Any], num_test: int) -> None:
@@ -216,8 +216,8 @@ def check_top1(config: ConfigDict, top1: float, meta: dict[str, Any], num_test: 
     said = meta.get("top1", top1)
     if abs(top1 - said) > max(TOLERANCE, 200 / num_test):
         raise ValueError(
-            f"the teacher's top-1 is {top1:.2f}, and its export in {config.teacher.weights} says"
-            f" {said:.2f} of the same test images: its files or this code are not what they were"
+            f"the teacher's top-1 is {top1:.2f}, and {meta['path']} says {said:.2f} of the same"
+            " test images: its files or this code are not what they were"
         )
 
 

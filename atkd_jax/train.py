@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import time
 from collections import deque
 from contextlib import closing
@@ -65,6 +66,10 @@ def run(config: ConfigDict, workdir: Path, stop: StopSignal) -> dict[str, Any]:
         "method_params": count_params(program.like.params["method"]),
     }
     known = {"data": fingerprint.of_data(feed.source), "versions": files.versions()}
+    hosts.check_same(
+        json.dumps(known["data"]),
+        f"the hosts read different data as {spec.name}; give all of them the same files",
+    )
     teacher_variables = ()
     if program.teacher:
         host, about["teacher"], known["teacher"] = prepare_teacher(
@@ -73,7 +78,8 @@ def run(config: ConfigDict, workdir: Path, stop: StopSignal) -> dict[str, Any]:
         teacher_variables = parallel.place(host)
     stop.check()
 
-    files.write_json(workdir / "config.json", config.to_dict())
+    if not (workdir / "config.json").exists():  # it says whose the checkpoints are
+        files.write_json(workdir / "config.json", config.to_dict())
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep)
     step, total = checkpoints.latest(), config.epochs * steps_per_epoch
     hosts.check_same(str(step), f"hosts see different checkpoints in {workdir}; is it shared?")
@@ -82,7 +88,8 @@ def run(config: ConfigDict, workdir: Path, stop: StopSignal) -> dict[str, Any]:
         state = program.fresh()
     else:
         state, meta = checkpoints.restore(step, program.like, parallel.replicated)
-        check_resumed(workdir, meta, known, step, total)
+        fingerprint.check_resumed(workdir, meta, known, step, int(state.step), total)
+        files.write_json(workdir / "config.json", config.to_dict())
         hosts.say(f"going on from step {step}")
     sums, history, began = meta["sums"], meta["history"], time.monotonic() - meta["seconds"]
     rows = meta["rows"] if "rows" in meta else read_rows(workdir, step)
@@ -109,7 +116,7 @@ def run(config: ConfigDict, workdir: Path, stop: StopSignal) -> dict[str, Any]:
         drain(0)
         partial = {key: np.asarray(value).tolist() for key, value in sums.items()}
         meta = {"sums": partial, "history": history, "rows": rows, "fingerprint": known}
-        checkpoints.save(step, state, meta | {"step": step, "seconds": time.monotonic() - began})
+        checkpoints.save(step, state, meta | {"seconds": time.monotonic() - began})
 
     def pause(due: bool) -> None:
         """Saves if it is time to; saves and stops if one of the hosts was asked to stop."""
@@ -195,39 +202,8 @@ def prepare_teacher(
         hosts.say(warning)
     about = describe(config.teacher.model, network, variables["params"], spec) | {"top1": top1}
     own = fingerprint.of_teacher(config.teacher.model, network.mean, network.std, variables)
+    own |= {"top1": top1, "class_names": said.get("class_names")}
     return variables, about, own
-
-
-def check_resumed(
-    workdir: Path, meta: dict[str, Any], known: dict[str, Facts], step: int, total: int
-) -> None:
-    """Holds a checkpoint to the run that wants to go on from it; says if versions differ.
-
-    Args:
-      known: the fingerprints of what is here now: data, teacher, versions.
-
-    Raises:
-      ValueError: it is of other data or of another teacher, or its number is not its own.
-    """
-    where = workdir / "checkpoints" / str(step)
-    then = meta.get("fingerprint", {})
-    if not then:
-        hosts.say(f"{where} does not tell which data and teacher it is of: they were not compared")
-    for part, names in (("data", fingerprint.DATA), ("teacher", fingerprint.TEACHER)):
-        changed = fingerprint.difference(then.get(part, {}), known.get(part, {}), names)
-        if changed:
-            raise ValueError(
-                f"the {part} of the run in {workdir} changed since it began: {changed}. Restore"
-                " what it began with, or start another --workdir"
-            )
-    if step > total:
-        raise ValueError(
-            f"{where} is beyond the run's end, and the run has {total} steps: it was renamed, or is"
-            " another run's; move it away"
-        )
-    for name, now in known["versions"].items():
-        if (was := then.get("versions", {}).get(name, now)) != now:
-            hosts.say(f"the run began with {name} {was} and goes on with {now}")
 
 
 def log_row(step: int, epoch: int, means: dict[str, np.ndarray], test: dict[str, float]) -> dict:
@@ -266,7 +242,7 @@ def draw(
     try:
         _draw(path, config, program, teacher_variables, variables)
     except Exception as error:  # drawing and fonts fail in many ways; the run is whole without
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         reason = " ".join(str(error).split())
         hosts.say(f"{path} could not be drawn ({type(error).__name__}: {reason}); all else is done")

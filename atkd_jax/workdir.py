@@ -45,7 +45,7 @@ FREE = (
     "data.data_dir",
     "teacher.expect_top1",
 )
-PACKAGES = ("atkd-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+PACKAGES = ("atkd-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -105,12 +105,24 @@ def check(config: ConfigDict, workdir: Path) -> None:
 
     Or if the hosts of the job were not started with the same configuration.
     """
-    check_folder(workdir)
-    ours = _fixed(config.to_dict())
+    check_same(config)
+    check_mine(config, workdir)
+
+
+def check_same(config: ConfigDict) -> None:
+    """Raises ValueError, on all hosts, unless all were started with the same configuration."""
     hosts.check_same(
-        json.dumps(ours, sort_keys=True),
+        json.dumps(_fixed(config.to_dict()), sort_keys=True),
         "the hosts were started with different configurations; type the same command on all",
     )
+
+
+def check_mine(config: ConfigDict | None, workdir: Path) -> None:
+    """What `check` looks at on this host alone, without waiting for another."""
+    check_folder(workdir)
+    if config is None:
+        return
+    ours = _fixed(config.to_dict())
     stored = read_config(workdir)
     if not lock.is_there(workdir) and stored is None:
         check_unwritten(workdir)
@@ -135,11 +147,20 @@ def check(config: ConfigDict, workdir: Path) -> None:
 def check_unwritten(workdir: Path) -> None:
     """Raises ValueError if a folder that is no run's holds an entry that a run would write."""
     for name in WRITTEN:
+        if name == "teacher" and _is_run(workdir / name):
+            continue  # which the run takes up
         if os.path.lexists(workdir / name):
             raise ValueError(
                 f"{workdir / name} is not from a run and would be overwritten; give another"
                 " --workdir"
             )
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return read_config(folder) is not None
+    except ValueError:
+        return False
 
 
 @contextlib.contextmanager

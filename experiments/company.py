@@ -42,7 +42,6 @@ from atkd_jax.signals import Interrupted, StopSignal, stop_signal
 from atkd_jax.step import Network, student_variables
 from atkd_jax.train import (
     IN_FLIGHT,
-    check_resumed,
     describe,
     export_meta,
     log_row,
@@ -160,7 +159,8 @@ def _train_company(
     else:
         like = Company(tuple(program.like for program in programs))
         state, meta = checkpoints.restore(step, like, parallel.replicated)
-        check_resumed(own, meta, known, step, lead.epochs * feed.steps_per_epoch)
+        total = lead.epochs * feed.steps_per_epoch
+        fingerprint.check_resumed(own, meta, known, step, int(state.step), total)
     rows = meta["rows"] if "rows" in meta else [read_rows(workdir, step) for workdir in workdirs]
     sums, histories, began = meta["sums"], meta["histories"], time.monotonic() - meta["seconds"]
 
@@ -181,7 +181,7 @@ def _train_company(
     def save() -> None:
         drain(0)
         meta = {"sums": {key: np.asarray(value).tolist() for key, value in sums.items()}}
-        meta |= {"histories": histories, "rows": rows, "fingerprint": known, "step": step}
+        meta |= {"histories": histories, "rows": rows, "fingerprint": known}
         checkpoints.save(step, state, meta | {"seconds": time.monotonic() - began})
 
     def pause(due: bool) -> None:

@@ -31,6 +31,10 @@ ROOT = Path(__file__).parent.parent
 UNSEEN = {"cifar10": "cinic10"}
 
 
+class Damaged(ValueError):
+    """The folder of a finished run does not hold what it should."""
+
+
 def measure(run: Run, folder: Path, summary: dict[str, Any], commit: str) -> dict[str, Any]:
     """The result line of the run in `folder`, whose summary.json is `summary`.
 
@@ -38,13 +42,17 @@ def measure(run: Run, folder: Path, summary: dict[str, Any], commit: str) -> dic
     ("company").
 
     Raises:
-      ValueError: a file of the run is damaged.
+      Damaged: a file of the run is.
+      ValueError: its data or its teacher are not there.
     """
     config = run.config
     feed = make_feed(build.source(config), Parallel("none"), config.batch_size, config.seed)
     network = build.network(config, config.student, feed.spec)
     export = folder / "export"
-    variables = load_export(export, teacher.variables_like(network, feed.spec))
+    try:
+        variables = load_export(export, teacher.variables_like(network, feed.spec))
+    except ValueError as error:
+        raise Damaged(str(error)) from error
     prob, label = predict(network, variables, feed)
     other = UNSEEN.get(config.data.name)
     resolved = config.to_dict()
@@ -156,9 +164,9 @@ def metrics(folder: Path, epochs: int, kinds: dict[str, Kind]) -> list[dict[str,
                 raise ValueError(f"it is of epoch {row['epoch']}")
             rows.append(row)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}:{len(rows) + 1} is damaged: {error}") from error
+        raise Damaged(f"{path}:{len(rows) + 1} is damaged: {error}") from error
     if len(rows) != epochs:
-        raise ValueError(f"{path} has {len(rows)} of {epochs} epochs")
+        raise Damaged(f"{path} has {len(rows)} of {epochs} epochs")
     return rows
 
 
@@ -177,7 +185,7 @@ def matrix(folder: Path, epochs: int) -> list[list[float]]:
             names = [name for name in arrays if name.endswith("attention")]
             return np.round(arrays[names[0]], 4).tolist() if names else []
     except Exception as error:  # a damaged zip raises all kinds of things
-        raise ValueError(f"{path} is damaged or missing: {error}") from error
+        raise Damaged(f"{path} is damaged or missing: {error}") from error
 
 
 def commit() -> str:

@@ -15,7 +15,7 @@ from atkd_jax.signals import Interrupted, stop_signal
 from atkd_jax.train import train_and_evaluate
 from experiments import ledger, runs
 from experiments.company import train_company
-from experiments.measure import commit, measure
+from experiments.measure import Damaged, commit, measure
 from experiments.runs import Run
 
 
@@ -105,14 +105,15 @@ class Worker:
 
     def tell(self, run: Run, folder: Path, summary: dict[str, Any]) -> None:
         """Adds the result line of a run that is finished."""
+        advice = "move the folder away, and the same command trains the run again"
         try:
             line = measure(run, folder, summary, self.commit)
+        except Damaged as error:
+            raise ValueError(f"{folder} gives no result: {error}; {advice}") from error
+        try:
             ledger.append(self.results / f"{run.config.data.name}.jsonl", line)
         except ValueError as error:
-            raise ValueError(
-                f"{folder} gives no result: {error}; move the folder away, and the same command"
-                " trains the run again"
-            ) from error
+            raise ValueError(f"{folder} gives no result: {error}; {advice}") from error
 
     def trained(self, group: list[Run]) -> bool:
         """Whether all of these are finished, so that nothing but their measurement is left."""

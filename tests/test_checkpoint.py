@@ -36,15 +36,6 @@ def test_a_checkpoint_is_on_the_disk_when_saving_returns(tmp_path):
     checkpoints.close()
 
 
-def test_a_checkpoint_that_was_renamed_is_not_taken_for_another_step(tmp_path):
-    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
-        checkpoints.save(5, TREE, {"step": 5})
-    (tmp_path / "5").rename(tmp_path / "24")
-    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
-        with pytest.raises(ValueError, match="24 was saved at step 5: it was renamed; give"):
-            checkpoints.restore(24, LIKE, HERE)
-
-
 def test_a_folder_that_cannot_be_made_is_an_error_at_once(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file/checkpoints cannot be written .*Not a directory"):

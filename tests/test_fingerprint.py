@@ -140,8 +140,16 @@ def test_a_checkpoint_that_was_renamed_is_not_used(name, stopped, tmp_path):
     root, workdir = stopped
     shutil.copytree(workdir, tmp_path / "run")
     (tmp_path / "run/checkpoints/3").rename(tmp_path / "run/checkpoints" / name)
-    with pytest.raises(ValueError, match=f"checkpoints/{name} was saved at step 3: it was renamed"):
+    with pytest.raises(ValueError, match=f"checkpoints/{name} was saved at step 3, and the run"):
         train_and_evaluate(config_of(root), tmp_path / "run")
+
+
+def test_a_signal_while_a_checkpoint_is_read_is_no_damage(stopped, monkeypatch):
+    root, workdir = stopped
+    manager = checkpoint.ocp.CheckpointManager
+    monkeypatch.setattr(manager, "restore", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train_and_evaluate(config_of(root), workdir)
 
 
 def test_streams_are_told_apart_by_their_files(tmp_path):
@@ -181,9 +189,7 @@ def test_a_teacher_that_is_not_as_good_as_its_export_says_is_refused(taught, tmp
     (tmp_path / "export/meta.json").write_text(json.dumps(meta))
     config = config_of(root, "kd")
     config.teacher.weights = str(tmp_path / "export")
-    with pytest.raises(
-        ValueError, match=f"is {good:.2f}, and its export in .* says {good - 50:.2f}"
-    ):
+    with pytest.raises(ValueError, match=f"is {good:.2f}, and .*/export says {good - 50:.2f}"):
         train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     now = of_data(data.load(config.data.name))
@@ -232,7 +238,7 @@ def test_a_signal_in_the_teachers_last_moments_stops_the_student(tmp_path, monke
         save_export(*args)
 
     monkeypatch.setattr(train, "save_export", signalled)
-    with pytest.raises(Interrupted, match="between two stages"):
+    with pytest.raises(Interrupted, match="between two checkpoints"):
         train_and_evaluate(config_of(root, "kd"), workdir)
     assert (workdir / "teacher/summary.json").exists()
     assert not (workdir / "config.json").exists()

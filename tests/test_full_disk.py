@@ -47,7 +47,7 @@ def walk(library, folder, mode, stride=1):
 
 def is_one_line(output):
     """Nothing but a run's own lines, of which one is the error, the last."""
-    lines = output.splitlines()
+    lines = [line for line in output.splitlines() if line and not line.startswith("warning: ")]
     errors = [line for line in lines if line.startswith("error: ")]
     return all(map(SAID.match, lines)) and errors == lines[-1:] and "No space left" in lines[-1]
 

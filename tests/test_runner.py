@@ -338,7 +338,7 @@ def start(tmp_path, *more):
 
 @pytest.mark.slow
 def test_a_budget_stops_a_run_and_the_same_command_finishes_it(tmp_path):
-    first = start(tmp_path, "--budget=1")
+    first = start(tmp_path, "--budget=0.01")
     said = first.communicate(timeout=PATIENCE)[0]
     assert first.returncode == 0
     assert "stopped; the same command goes on" in said

@@ -23,6 +23,7 @@ DAMAGED = {
     "a number": b"3",
     "another program's": b'{"hidden_size": 768}',
     "deep": b"[" * 100_000,
+    "a number of 5000 digits": b'{"epochs": ' + b"9" * 5000 + b"}",
 }
 
 
@@ -118,6 +119,42 @@ def test_a_lock_names_its_process_and_keeps_others_out(tmp_path):
     assert lock.OWNER.fullmatch((tmp_path / "lock").read_text())
 
 
+def test_a_folder_in_which_nothing_was_written_is_nobodys_run(config, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    claimed(tmp_path)
+    assert os.listdir(tmp_path) == ["notes.txt"]
+    (tmp_path / "metrics.jsonl").write_text("mine, too")
+    refused("metrics.jsonl is not from a run", lambda: workdir.check(config, tmp_path), tmp_path)
+
+
+def test_a_teacher_of_an_earlier_run_is_taken_up(config, tmp_path):
+    (tmp_path / "teacher").mkdir()
+    workdir.write_json(tmp_path / "teacher" / "config.json", config.to_dict())
+    workdir.check(config, tmp_path)
+
+
+def test_a_lock_that_was_removed_meanwhile_is_made_anew(tmp_path, monkeypatch):
+    """By a process that ended between our opening the file and our locking it."""
+    flock, removed = lock.fcntl.flock, []
+
+    def late(*args):
+        if not removed:
+            removed.append((tmp_path / "run" / lock.LOCK).unlink())
+        flock(*args)
+
+    monkeypatch.setattr(lock.fcntl, "flock", late)
+    with lock.claim(tmp_path / "run"):
+        with pytest.raises(ValueError, match="is in use by process"):
+            claimed(tmp_path / "run")
+
+
+def test_an_error_is_not_hidden_by_a_folder_that_is_gone(tmp_path):
+    with pytest.raises(ZeroDivisionError), lock.claim(tmp_path / "run"):
+        (tmp_path / "run" / lock.LOCK).unlink()
+        (tmp_path / "run").rmdir()
+        1 / 0  # noqa: B018
+
+
 def test_an_empty_folder_of_the_users_is_not_removed(tmp_path):
     claimed(tmp_path)
     assert tmp_path.exists() and not os.listdir(tmp_path)
@@ -204,6 +241,7 @@ def test_a_key_that_is_missing_is_named(name, value, read, tmp_path):
         ("mean", [127, 127, 127]),
         ("std", 0.5),
         ("mean", [0.5, 0.5, float("nan")]),
+        ("mean", [0.5, 0.5, 10**400]),
         ("std", [0.5, 0.5, 0]),
         ("std", [0.5, 0.5, -1.0]),
         ("num_classes", 0),

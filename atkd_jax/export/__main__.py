@@ -44,11 +44,11 @@ def export(
         before.
       OSError: a file cannot be written; `workdir/device` is as before.
     """
-    formats.check(names)
     students.read_summary(workdir)
     device = workdir / "device"
     with files.disk_errors(workdir), claim(workdir):
         replace.recover(device, exported)
+        formats.check(names)
         replace.check(device, [*BESIDE, *(formats.FORMATS[name].file for name in names)], exported)
         student = students.read(workdir)
         samples = students.calibration_images(student.source, calibration)

@@ -149,16 +149,15 @@ def test_a_folder_that_a_run_would_refuse_is_named(healthy, tmp_path, capsys):
     assert "summary.json is not the summary of a run" in lines(capsys)["workdir"]
 
 
-@pytest.mark.hosts
-def test_two_hosts_must_write_into_one_folder(tmp_path):
-    """Real processes that see each other and have different disks."""
+def two_doctors(tmp_path, *flags):
+    """What real processes say that see each other and have different disks; both find a fault."""
     with held_port() as (port, _):
         processes = [
             subprocess.Popen(
                 [
                     *(sys.executable, "-m", "atkd_jax.doctor", f"--workdir={tmp_path / str(i)}"),
                     *(f"--coordinator_address=localhost:{port}", "--num_processes=2"),
-                    f"--process_id={i}",
+                    *(f"--process_id={i}", *flags),
                 ],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -168,6 +167,22 @@ def test_two_hosts_must_write_into_one_folder(tmp_path):
         ]
         outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     assert "ok    hosts: all 2 see each other" in outputs[0], outputs
-    for i, (output, process) in enumerate(zip(outputs, processes, strict=True)):
-        expected = f"WRONG workdir (host {i}): {tmp_path / str(i)} is not the same folder"
-        assert expected in output and process.returncode == 1
+    assert [process.returncode for process in processes] == [1, 1]
+    return outputs
+
+
+@pytest.mark.hosts
+def test_two_hosts_must_write_into_one_folder(tmp_path):
+    for i, output in enumerate(two_doctors(tmp_path)):
+        folder = tmp_path / str(i)
+        assert f"WRONG workdir (host {i}): {folder} is not the same folder" in output
+
+
+@pytest.mark.hosts
+def test_a_fault_on_one_host_is_told_on_both(tmp_path):
+    """Neither waits for the other for ever."""
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "metrics.jsonl").write_text("mine")
+    ours, theirs = two_doctors(tmp_path, "--config=configs/digits.py:method=none")
+    assert f"WRONG workdir (host 0): {tmp_path}/0 can be used here, and not on another" in ours
+    assert f"WRONG workdir (host 1): {tmp_path}/1/metrics.jsonl is not from a run" in theirs

@@ -182,7 +182,9 @@ def shorter_side(image_size: int, crop_ratio: float) -> int:
 
 
 def resized_centre(data, image_size: int, crop_ratio: float):
-    """The centre of the image as PyTorch's evaluation sees it: Resize, then CenterCrop.
+    """The centre of the upright image, by PyTorch's Resize and CenterCrop.
+
+    PyTorch's own evaluation of ImageNet does not turn images that EXIF says lie on their side.
 
     The shorter side is resized to image_size / crop_ratio with antialiasing (Pillow's bilinear
     filter), and the centre of it is kept.

@@ -35,8 +35,7 @@ def import_tf() -> tuple[ModuleType, ModuleType]:
         raise ValueError(
             f"this data set is read with TensorFlow, which cannot be imported ({reason}):"
             " pip install tensorflow-cpu tensorflow-datasets importlib_resources;"
-            " digits, npz:PATH, CIFAR's binary archives and folder:PATH of images of one size need"
-            " neither"
+            " digits, npz:PATH and folder:PATH of images of one size need neither"
         ) from None
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)

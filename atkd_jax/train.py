@@ -89,8 +89,8 @@ def run(config: ConfigDict, workdir: Path, stop: StopSignal) -> dict[str, Any]:
     else:
         state, meta = checkpoints.restore(step, program.like, parallel.replicated)
         fingerprint.check_resumed(workdir, meta, known, step, int(state.step), total)
-        files.write_json(workdir / "config.json", config.to_dict())
         hosts.say(f"going on from step {step}")
+    files.write_json(workdir / "config.json", config.to_dict())  # where it runs may be new
     sums, history, began = meta["sums"], meta["history"], time.monotonic() - meta["seconds"]
     rows = meta["rows"] if "rows" in meta else read_rows(workdir, step)
 

@@ -72,10 +72,9 @@ def run(config: ConfigDict, workdir: Path, stop: StopSignal) -> dict[str, Any]:
     )
     teacher_variables = ()
     if program.teacher:
-        host, about["teacher"], known["teacher"] = prepare_teacher(
+        teacher_variables, about["teacher"], known["teacher"] = prepare_teacher(
             config, program, known["data"], workdir
         )
-        teacher_variables = parallel.place(host)
     stop.check()
 
     if not (workdir / "config.json").exists():  # it says whose the checkpoints are
@@ -186,7 +185,7 @@ def run(config: ConfigDict, workdir: Path, stop: StopSignal) -> dict[str, Any]:
 def prepare_teacher(
     config: ConfigDict, program: Program, data: Facts, workdir: Path
 ) -> tuple[PyTree, dict[str, Any], Facts]:
-    """The teacher's host arrays, its numbers and its fingerprint; measured before it teaches.
+    """The teacher's replicated variables, numbers and fingerprint; measured before it teaches.
 
     Raises:
       ValueError: it was trained for other classes, or is not as good as is said of it.
@@ -203,7 +202,7 @@ def prepare_teacher(
     about = describe(config.teacher.model, network, variables["params"], spec) | {"top1": top1}
     own = fingerprint.of_teacher(config.teacher.model, network.mean, network.std, variables)
     own |= {"top1": top1, "class_names": said.get("class_names")}
-    return variables, about, own
+    return placed, about, own
 
 
 def log_row(step: int, epoch: int, means: dict[str, np.ndarray], test: dict[str, float]) -> dict:

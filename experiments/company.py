@@ -144,10 +144,9 @@ def _train_company(
     known = {"data": fingerprint.of_data(feed.source), "versions": files.versions()}
     about, teacher_variables = {}, ()
     if master:
-        host, about["teacher"], known["teacher"] = prepare_teacher(
+        teacher_variables, about["teacher"], known["teacher"] = prepare_teacher(
             lead, programs[0], known["data"], own
         )
-        teacher_variables = parallel.place(host)
     stop.check()
 
     checkpoints = Checkpoints(own / "checkpoints", lead.checkpoint.keep)

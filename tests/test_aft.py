@@ -41,6 +41,7 @@ def test_attention_is_one_on_average_and_follows_the_energy():
     np.testing.assert_allclose(a, energy / energy.mean(axis=(1, 2, 3), keepdims=True), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transfer", ["both", "attention", "feature"])
 def test_blocks_are_compared_as_unit_tensors(transfer):
     method = methods.create("aft", transfer=transfer)

@@ -33,6 +33,7 @@ def on_devices(n, function):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("ratio, tolerance", [(1, 2e-6), (100, 1e-5), (1000, 1e-3)])
 @pytest.mark.parametrize("of", ["network", "method"])

@@ -143,6 +143,7 @@ def test_every_kind_of_image_is_decoded():
         assert crop.shape == (SIZE, SIZE, 3)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_decoded_is_an_invalid_argument():
     """Which the stream takes for a damaged image, and not for a damaged disk."""
     tf, _ = import_tf()

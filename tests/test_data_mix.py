@@ -20,6 +20,7 @@ def run(spec):
     return jax.jit(lambda key: mix(key, IMAGE, LABEL, POSITION, K, spec))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", SPECS)
 def test_images_and_labels_have_the_same_shares(spec):
     """With images that hold their own one-hot label, the mixture's mean pixel is its label."""

@@ -53,6 +53,7 @@ def same(a, b):
         jax.tree.map(np.testing.assert_array_equal, x, y)
 
 
+@pytest.mark.slow
 def test_an_epoch_shows_every_example_at_most_once(load):
     source = load(4)
     batches = list(source.train(0))
@@ -96,6 +97,7 @@ def test_a_resumed_epoch_goes_on_with_the_next_example(load, monkeypatch):
     assert decoded and not set(decoded) & set(np.concatenate([b.index for b in whole[:3]]).tolist())
 
 
+@pytest.mark.slow
 def test_windows_are_a_function_of_the_example(load):
     """An image is cut in the same way whatever the batch size and the number of hosts."""
     one = {int(i): x for b in load(13).train(0) for i, x in zip(b.index, b.image, strict=True)}
@@ -106,6 +108,7 @@ def test_windows_are_a_function_of_the_example(load):
                     np.testing.assert_array_equal(image, one[int(i)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hosts", [1, 3])
 def test_hosts_share_an_epoch_and_never_an_example(load, hosts):
     sources = [load(4, 0, host, hosts) for host in range(hosts)]

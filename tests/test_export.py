@@ -127,6 +127,7 @@ def test_tflite_says_what_jax_says(case):
     assert not {"IF", "WHILE", "RSQRT"} & set(operators)  # no branch, and batch norms are folded
 
 
+@pytest.mark.slow
 def test_tflite_int8_says_nearly_what_jax_says(case):
     _, serve, images, expected = case
     content = tflite.convert(serve, images.shape[1:], images, "int8")
@@ -136,6 +137,7 @@ def test_tflite_int8_says_nearly_what_jax_says(case):
     assert operators.count("DEQUANTIZE") == 1  # everything but the answer is int8
 
 
+@pytest.mark.slow
 def test_onnx_says_what_jax_says(case):
     import onnxruntime
 
@@ -155,6 +157,7 @@ def equations(jaxpr):
             yield from equations(inner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", models.MODELS)
 def test_no_network_has_what_converters_break_on(name):
     """Padding inside of a max-pool breaks int8 TFLite silently, exact GELU crashes its converter.

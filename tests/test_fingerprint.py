@@ -110,6 +110,7 @@ def files(workdir):
     return {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_run_does_not_go_on_with_other_data(change, stopped, changed):
     root, workdir = stopped
@@ -123,6 +124,7 @@ def test_a_run_does_not_go_on_with_other_data(change, stopped, changed):
     assert files(workdir) == before
 
 
+@pytest.mark.slow
 def test_with_the_data_it_began_with_it_goes_on(stopped, tmp_path, capsys):
     root, workdir = stopped
     shutil.copytree(workdir, tmp_path / "run")
@@ -197,6 +199,7 @@ def test_a_teacher_that_is_not_as_good_as_its_export_says_is_refused(taught, tmp
     assert "top1" not in teacher.check_export(config, tmp_path, now | {"test_images": "others"})
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_another_teacher(taught, tmp_path, monkeypatch):
     root, export = taught
     config = config_of(root, "kd")

@@ -52,6 +52,7 @@ def is_one_line(output):
     return all(map(SAID.match, lines)) and errors == lines[-1:] and "No space left" in lines[-1]
 
 
+@pytest.mark.slow
 def test_every_kind_of_write_may_fail(library, tmp_path):
     """Every seventh call of what a run writes, without the run."""
     found, said = walk(library, tmp_path, "layer", 7)
@@ -67,6 +68,7 @@ def test_every_kind_of_write_may_fail(library, tmp_path):
     assert files == {"checkpoints", "export"}
 
 
+@pytest.mark.slow
 def test_a_command_ends_at_once_and_goes_on_when_there_is_room(library, tmp_path):
     *failures, last = walk(library, tmp_path, "places")[0]
     assert len(failures) > 8

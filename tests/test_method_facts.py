@@ -147,6 +147,7 @@ def test_vid_starts_at_half_the_log_of_its_variance_per_stage():
 # fitnet
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "student, kernel",
     [

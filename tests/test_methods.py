@@ -155,6 +155,7 @@ def test_loss_is_a_finite_float32_scalar_with_finite_gradients(row, dtype):
     assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(out.grads))
 
 
+@pytest.mark.slow
 @every_row
 def test_student_and_own_parameters_learn_and_the_teacher_does_not(row):
     params, teacher, student = results(row).grads[0]
@@ -165,12 +166,14 @@ def test_student_and_own_parameters_learn_and_the_teacher_does_not(row):
         assert np.any(g != 0) or (row.name == "rtk" and "query" in jax.tree_util.keystr(path)), path
 
 
+@pytest.mark.slow
 @every_row
 def test_bfloat16_features_give_nearly_the_same_loss(row):
     expected = results(row).losses[0]
     np.testing.assert_allclose(results(row, jnp.bfloat16).losses[0], expected, rtol=0.05)
 
 
+@pytest.mark.slow
 @every_row
 def test_state_keeps_its_structure_shapes_and_dtypes(row):
     out = results(row)
@@ -178,6 +181,7 @@ def test_state_keeps_its_structure_shapes_and_dtypes(row):
         assert specs(state) == specs(out.extras.state)
 
 
+@pytest.mark.slow
 @every_row
 def test_a_method_is_traced_once(row):
     assert results(row).traces == 1

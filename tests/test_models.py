@@ -103,6 +103,7 @@ def shapes(name, size=32):
     return variables, jax.eval_shape(module.apply, variables, jnp.zeros((2, size, size, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMS)
 def test_parameter_counts_are_the_published_ones(name):
     ten, *more = PARAMS[name]
@@ -122,6 +123,7 @@ def test_parameter_counts_of_wider_networks(depth, widen, ten, hundred):
     assert count_params(init_shapes(WideResNet(100, depth, widen))) == hundred
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TAPS)
 def test_taps_have_the_shapes_of_the_table(name):
     size, stages, pooled = TAPS[name]
@@ -135,6 +137,7 @@ def test_taps_have_the_shapes_of_the_table(name):
     assert out.feats["pooled"].shape == (2, pooled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_network_returns_the_same_taps(name):
     variables, out = shapes(name)
@@ -149,6 +152,7 @@ def test_every_network_returns_the_same_taps(name):
     assert set(variables) == {"params", "batch_stats"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BLOCKS)
 def test_every_residual_block_is_tapped(name):
     _, out = shapes(name)
@@ -199,6 +203,7 @@ def test_zero_padded_shortcut_adds_no_parameters_and_keeps_the_subsampled_image(
     np.testing.assert_array_equal(post, np.maximum(pre, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "train", "keys", "drops"),
     [

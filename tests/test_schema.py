@@ -106,6 +106,7 @@ def accepted(line):
         yield at, damage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", committed())
 def test_a_damaged_field_costs_the_line_or_nothing(kind):
     line = committed()[kind]
@@ -129,6 +130,7 @@ def test_a_key_that_nobody_knows_costs_nothing_and_stops_nobody(kind):
                 assert re.fullmatch(".{5,300}", str(error)), (at, value)
 
 
+@pytest.mark.slow
 def test_what_the_reader_accepts_makes_a_report(tmp_path, monkeypatch):
     """Every damage that the reader lets pass, spread over a hundred lines."""
     lines = map(json.loads, (ledger.RESULTS / "digits.jsonl").read_text().splitlines())

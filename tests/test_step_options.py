@@ -150,6 +150,7 @@ def test_the_average_follows_its_definition():
     assert np.abs(mean - found[-1].batch_stats["bn1"]["mean"]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_no_average_is_kept_unless_asked_for():
     state = states(1, 1)[0][-1]
     assert state.ema == {}
@@ -225,6 +226,7 @@ def bfloat16_step(names):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_state_and_losses_are_float32_when_networks_compute_in_bfloat16(name):
     before, (after, metrics) = jax.eval_shape(bfloat16_step((name,)))

@@ -21,6 +21,7 @@ from jax.sharding import Sharding
 
 from atkd_jax import json_file, replace
 from atkd_jax.errors import unwritable
+from atkd_jax.ranges import STATISTICS
 from atkd_jax.types import PyTree
 
 EXPORT_META = "meta.json"
@@ -221,14 +222,6 @@ def _checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
 
-def _is_mean(value: Any) -> bool:
-    return json_file.is_number(value) and 0 <= value <= 1
-
-
-def _is_std(value: Any) -> bool:
-    return json_file.is_number(value) and 0 < value <= 1
-
-
 def read_export_meta(directory: Path) -> dict[str, Any]:
     """The JSON value beside exported variables.
 
@@ -251,8 +244,7 @@ def read_export_meta(directory: Path) -> dict[str, Any]:
             "class_names": json_file.is_list_of(json_file.is_text),
             "data": json_file.is_text,
             "image_shape": json_file.is_list_of(json_file.is_count, 3),
-            "mean": json_file.is_list_of(_is_mean, 3),
-            "std": json_file.is_list_of(_is_std, 3),
+            **{key: range.holds for key, range in STATISTICS.items()},
             "top1": json_file.is_number,
         },
     )

@@ -97,6 +97,14 @@ NOT_NEGATIVE = number("[0, inf)")
 DECAY = number("[0, 1)")  # of a running average
 SHARE = number("[0, 1]")
 WIDTH = whole(1, 2**16)  # channels of a layer
+COLOURS = 3
+STATISTICS = {
+    kind: Range(
+        f"{COLOURS} numbers, one per colour, of pixels in 0..1: each in {interval}",
+        tuple_of(number(interval), COLOURS).holds,
+    )
+    for kind, interval in (("mean", "[0, 1]"), ("std", "(0, 1]"))
+}
 
 
 def check(what: str, value: Any, range: Range) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from atkd_jax import build, checkpoint, hosts
+from atkd_jax import build, checkpoint, hosts, ranges
 from atkd_jax.fingerprint import DATA, Facts, difference, same_classes
 from atkd_jax.models import convert, torch_file
 from atkd_jax.step import Network
 from atkd_jax.types import DataSpec, PyTree
 
-CHANNELS = 3
 TEST = {key: name for key, name in DATA.items() if key.startswith("test_")}
 TOLERANCE = 0.5  # points of top-1 between `expect_top1` and what was measured
 
@@ -88,19 +86,13 @@ def export_facts(path: Path, given: dict[str, tuple], key: str) -> dict[str, Any
 
 def check_statistic(what: str, kind: str, value: tuple) -> None:
     """Raises ValueError unless `value` can be the mean or the std of pixels in 0..1."""
-    numbers = len(value) == CHANNELS and all(
-        isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in value
-    )
-    if numbers and all((0 <= x if kind == "mean" else 0 < x) and x <= 1 for x in value):
-        return
-    hint = ""
-    if numbers and max(value) > 1 and min(value) >= 0:
-        hint = "; divide what is meant for pixels of 0..255 by 255"
-    above = "0..1" if kind == "mean" else "above 0, at most 1"
-    raise ValueError(
-        f"{what} is {value}; it has to be {CHANNELS} numbers, one per colour, of pixels in 0..1"
-        f" ({above}){hint}"
-    )
+    try:
+        ranges.check(what, value, ranges.STATISTICS[kind])
+    except ValueError as error:
+        of_bytes = ranges.tuple_of(ranges.NOT_NEGATIVE, ranges.COLOURS).holds(value)
+        if of_bytes and max(value) > 1:
+            raise ValueError(f"{error}; divide what is meant for pixels of 0..255 by 255") from None
+        raise
 
 
 def rounded(numbers: tuple[float, ...]) -> str:

@@ -66,8 +66,8 @@ static int full_fd(const char *call, int fd) {
   static __typeof__(&name) real; \
   if (!real) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
 
-#define OPEN(name) \
-  int name(const char *path, int flags, ...) { \
+#define OPEN(name, parameters, ...) \
+  int name parameters { \
     va_list rest; \
     mode_t mode = 0; \
     REAL(name); \
@@ -77,26 +77,12 @@ static int full_fd(const char *call, int fd) {
       va_end(rest); \
     } \
     if (flags & O_CREAT && full("open", path)) return -1; \
-    return real(path, flags, mode); \
+    return real(__VA_ARGS__, mode); \
   }
-OPEN(open)
-OPEN(open64)
-
-#define OPENAT(name) \
-  int name(int at, const char *path, int flags, ...) { \
-    va_list rest; \
-    mode_t mode = 0; \
-    REAL(name); \
-    if (flags & (O_CREAT | __O_TMPFILE)) { \
-      va_start(rest, flags); \
-      mode = va_arg(rest, mode_t); \
-      va_end(rest); \
-    } \
-    if (flags & O_CREAT && full("open", path)) return -1; \
-    return real(at, path, flags, mode); \
-  }
-OPENAT(openat)
-OPENAT(openat64)
+OPEN(open, (const char *path, int flags, ...), path, flags)
+OPEN(open64, (const char *path, int flags, ...), path, flags)
+OPEN(openat, (int at, const char *path, int flags, ...), at, path, flags)
+OPEN(openat64, (int at, const char *path, int flags, ...), at, path, flags)
 
 #define FOPEN(name) \
   FILE *name(const char *path, const char *mode) { \

@@ -25,6 +25,17 @@ STEADY = ("--config.optimizer.lr=0.005", "--config.data.augment.flip=True")
 STEPWISE = ("--config.steps_per_dispatch=1", "--config.checkpoint.every_steps=4")
 # Seconds after which a process counts as hung. A guard, not an expectation: a busy machine is slow.
 PATIENCE = 900.0
+# A meta.json that can be read.
+EXPORT_META = {
+    "model": "resnet8",
+    "num_classes": 2,
+    "class_names": ["a", "b"],
+    "data": "digits",
+    "image_shape": [8, 8, 3],
+    "mean": [0, 0.5, 1],
+    "std": [1, 0.5, 0.25],
+    "top1": 50.0,
+}
 # Processes are forked from one that has imported everything and started nothing.
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["atkd_jax.main"])

@@ -6,7 +6,7 @@ import os
 import jax
 import numpy as np
 import pytest
-from runs import same_bits
+from runs import EXPORT_META, same_bits
 
 from atkd_jax import checkpoint
 from atkd_jax.checkpoint import Checkpoints
@@ -14,16 +14,6 @@ from atkd_jax.checkpoint import Checkpoints
 HERE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 TREE = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.int32(3)}
 LIKE = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, TREE))
-META = {
-    "model": "resnet8",
-    "num_classes": 2,
-    "class_names": ["a", "b"],
-    "data": "digits",
-    "image_shape": [8, 8, 3],
-    "mean": [0.5, 0.5, 0.5],
-    "std": [1, 1, 1],
-    "top1": 50.0,
-}
 
 
 def test_a_checkpoint_is_on_the_disk_when_saving_returns(tmp_path):
@@ -44,10 +34,10 @@ def test_a_folder_that_cannot_be_made_is_an_error_at_once(tmp_path):
 
 def test_an_export_replaces_its_own_and_nothing_else(tmp_path):
     folder = tmp_path / "export"
-    checkpoint.save_export(folder, TREE, META)
+    checkpoint.save_export(folder, TREE, EXPORT_META)
     (folder / "notes.txt").write_text("mine")
     other = jax.tree.map(lambda x: x + 1, TREE)
-    checkpoint.save_export(folder, other, META)
+    checkpoint.save_export(folder, other, EXPORT_META)
     assert same_bits(checkpoint.load_export(folder, LIKE), other)
     assert (folder / "notes.txt").read_text() == "mine"
     assert os.listdir(tmp_path) == ["export"]
@@ -56,9 +46,9 @@ def test_an_export_replaces_its_own_and_nothing_else(tmp_path):
 def test_an_export_that_was_killed_half_way_is_written_anew(tmp_path):
     """As versions before this one left it: without the file that names it."""
     folder = tmp_path / "export"
-    checkpoint.save_export(folder, TREE, META)
+    checkpoint.save_export(folder, TREE, EXPORT_META)
     (folder / "meta.json").unlink()
-    checkpoint.save_export(folder, TREE, META)
+    checkpoint.save_export(folder, TREE, EXPORT_META)
     assert sorted(os.listdir(folder)) == ["meta.json", "variables"]
 
 
@@ -67,6 +57,6 @@ def test_a_folder_of_the_users_is_not_replaced_by_an_export(tmp_path):
     (folder / "variables").mkdir(parents=True)
     (folder / "variables" / "thesis").write_text("three years")
     with pytest.raises(ValueError, match="export/variables is in the way"):
-        checkpoint.save_export(folder, TREE, META)
+        checkpoint.save_export(folder, TREE, EXPORT_META)
     assert (folder / "variables" / "thesis").read_text() == "three years"
     assert os.listdir(tmp_path) == ["export"]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from runs import small_config
+from runs import EXPORT_META, small_config
 
 from atkd_jax import lock, workdir
 from atkd_jax.checkpoint import read_export_meta
@@ -206,21 +206,11 @@ SUMMARY = {
     "student": {},
     "versions": {},
 }
-META = {
-    "model": "resnet8",
-    "num_classes": 2,
-    "class_names": ["a", "b"],
-    "data": "digits",
-    "image_shape": [8, 8, 3],
-    "mean": [0, 0.5, 1],
-    "std": [1, 0.5, 0.25],
-    "top1": 50.0,
-}
 
 
 @pytest.mark.parametrize(
     "name, value, read",
-    [("summary.json", SUMMARY, workdir.read_summary), ("meta.json", META, read_export_meta)],
+    [("summary.json", SUMMARY, workdir.read_summary), ("meta.json", EXPORT_META, read_export_meta)],
 )
 def test_a_key_that_is_missing_is_named(name, value, read, tmp_path):
     for key in value:
@@ -253,7 +243,7 @@ def test_a_key_that_is_missing_is_named(name, value, read, tmp_path):
     ],
 )
 def test_an_export_edited_by_hand_is_named_with_the_key(key, value, tmp_path):
-    (tmp_path / "meta.json").write_text(json.dumps(META | {key: value}))
+    (tmp_path / "meta.json").write_text(json.dumps(EXPORT_META | {key: value}))
     refused(rf"meta.json is not .*\({key} is ", lambda: read_export_meta(tmp_path), tmp_path)
 
 

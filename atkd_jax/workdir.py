@@ -92,8 +92,9 @@ def expand_paths(config: ConfigDict) -> None:
 def check_folder(workdir: Path) -> None:
     """Raises ValueError if `workdir` is the address of a bucket, or a file."""
     if re.match(r"\w\w+:/", str(workdir)):  # Path has made one slash of two
+        address = str(workdir).replace(":/", "://", 1)
         raise ValueError(
-            f"--workdir {workdir} is a bucket; it has to be a folder that all hosts see, such as a"
+            f"--workdir {address} is a bucket; it has to be a folder that all hosts see, such as a"
             " network disk (data may lie in a bucket)"
         )
     if workdir.exists() and not workdir.is_dir():

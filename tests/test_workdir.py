@@ -264,7 +264,7 @@ def test_home_is_written_out_where_paths_come_in(config, monkeypatch):
 
 @pytest.mark.parametrize("address", ["s3://bucket/run", "gs://bucket/run", "hdfs://host/run"])
 def test_a_bucket_is_no_workdir(address, config):
-    with pytest.raises(ValueError, match="is a bucket"):
+    with pytest.raises(ValueError, match=f"workdir {address} is a bucket"):
         workdir.check(config, Path(address))
     assert not Path(address.split("/")[0]).exists()
 

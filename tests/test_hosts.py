@@ -23,8 +23,8 @@ from runs import (
 
 from atkd_jax import hosts
 
-# Of other sums over devices, grown over 12 to 24 steps; measured: 1.1e-5 after 12 with KD.
-ROUNDING = 1e-4
+# Of other sums over devices, grown over a few steps; measured: at most 3e-8.
+ROUNDING = 1e-5
 OVERRIDES = (*STEADY, *STEPWISE, "--config.parallel=shard_map")
 
 
@@ -53,7 +53,8 @@ def test_two_processes_end_in_the_parameters_of_one(npz, tmp_path):
     short = "--config.epochs=2", "--config.teacher.epochs=1"
     first, second = ended(start_job(arguments(npz, workdir, *short, method="kd"), tmp_path))
     ended([start(arguments(npz, other, *short, method="kd"), tmp_path / "log", devices=4)])
-    assert difference(saved_state(other)["params"], saved_state(workdir)["params"]) < ROUNDING
+    apart = difference(saved_state(other)["params"], saved_state(workdir)["params"])
+    assert apart < 10 * ROUNDING  # 1.5e-8 and 1.1e-5 were measured: ReLU's kink may tip either way
     ours, theirs = (log_without_times(path) for path in (workdir, other))
     assert [row["step"] for row in ours] == [6, 12]
     for row, other in zip(ours, theirs, strict=True):

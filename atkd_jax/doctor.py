@@ -22,23 +22,25 @@ from absl import app, logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from atkd_jax import data, hosts, plan
+from atkd_jax import data
 from atkd_jax import main as command
-from atkd_jax import workdir as files
-from atkd_jax.data import cifar_binary, folder, npz, prepared
-from atkd_jax.data import spec as specs
+from atkd_jax.data import cifar_binary, dataset_info, folder, npz, prepared
 from atkd_jax.data.records import TfdsRecords
 from atkd_jax.errors import printable
-from atkd_jax.lock import missing, remove_empty
-from atkd_jax.teacher import read_facts
+from atkd_jax.runtime import hosts, run_files
+from atkd_jax.runtime.lock import missing, remove_empty
+from atkd_jax.training import dry_run
+from atkd_jax.training.teachers import read_facts
 
 MIB = 2**20
 
 
 def versions() -> str:
     """The same on every host."""
-    found = files.versions()
-    hosts.check_same(json.dumps(found), "the hosts have different versions of these packages")
+    found = run_files.versions()
+    hosts.assert_equal_across_hosts(
+        json.dumps(found), "the hosts have different versions of these packages"
+    )
     return ", ".join(f"{package} {version}" for package, version in found.items())
 
 
@@ -89,10 +91,10 @@ def tfds_set(name: str, config: ConfigDict) -> str:
     test = "test" if "test" in builder.info.splits and name != "imagenet2012" else "validation"
     TfdsRecords(builder, train, test, "", "").check()
     counts = tuple(builder.info.splits[split].num_examples for split in (train, test))
-    known = specs.KNOWN.get(name)
+    known = dataset_info.KNOWN.get(name)
     expected = (known.num_train, known.num_test) if known else counts
     if name == "imagenet2012":
-        expected = specs.IMAGENET_SIZES
+        expected = dataset_info.IMAGENET_SIZES
     if counts != expected:
         raise prepared.damaged(builder, f"it holds {counts} examples instead of {expected}")
     return f"{name} in {builder.data_path}, {counts[0]:,} training and {counts[1]:,} test images"
@@ -111,11 +113,11 @@ def teacher(config: ConfigDict) -> str:
 def writable(config: ConfigDict | None, workdir: Path) -> str:
     """Every host writes a file that every host sees; a run that is there can be gone on with."""
     if config is not None:
-        files.check_same(config)
+        run_files.check_same(config)
     unfit = None
     try:
-        files.check_mine(config, workdir)
-        files.read_summary(workdir)
+        run_files.check_mine(config, workdir)
+        run_files.read_summary(workdir)
     except (ValueError, OSError) as found:
         unfit = found
     if not multihost_utils.process_allgather(np.bool_(unfit is None)).all():
@@ -151,7 +153,7 @@ def space(config: ConfigDict | None, workdir: Path) -> str:
     text = f"{free / 2**30:,.1f} GiB free"
     if config is None:
         return text
-    needed = (config.checkpoint.keep + 2) * plan.state_bytes(plan.on_paper(config))
+    needed = (config.checkpoint.keep + 2) * dry_run.state_bytes(dry_run.on_paper(config))
     if free < needed:
         raise ValueError(f"{text}, a run needs {needed / 2**30:,.1f} GiB")
     return f"{text}, {needed / MIB:,.0f} MiB needed"
@@ -168,7 +170,7 @@ def look(name: str, check: Callable[[], str]) -> bool:
         host = f" (host {jax.process_index()})" if jax.process_count() > 1 else ""
         print(f"WRONG {name}{host}: {text}", flush=True)
     elif everyone:
-        hosts.say(f"ok    {name}: {text}")
+        hosts.log_once(f"ok    {name}: {text}")
     return bool(everyone)
 
 

@@ -1,4 +1,4 @@
-"""One clear line: for a name that is not known or no text, for a file that cannot be written."""
+"""Errors a person can act on, in one line: what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
+class UserError(ValueError):
+    """A mistake in what was asked for: one line that says what is wrong and what to do.
+
+    Raised on purpose, before anything is half-written. Commands print it without a traceback; any
+    other error is a bug of this package or of a user's own code, and keeps its traceback.
+    """
+
+
 def check_known(what: str, name: str, known: Iterable[str]) -> None:
-    """Raises ValueError naming the nearest match if `name` is not among `known`."""
+    """Raises UserError naming the nearest match if `name` is not among `known`."""
     known = list(known)
     if name in known:
         return
     near = difflib.get_close_matches(str(name), known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known)}"
-    raise ValueError(f"unknown {what} {name!r}; {hint}")
+    raise UserError(f"unknown {what} {name!r}; {hint}")
 
 
 def printable(text: str) -> str:

@@ -17,10 +17,11 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from atkd_jax import hosts, settings, workdir
-from atkd_jax.plan import make_plan
-from atkd_jax.signals import Interrupted, stop_signal
-from atkd_jax.train import train_and_evaluate
+from atkd_jax.runtime import hosts, run_files
+from atkd_jax.runtime.preemption import Interrupted, stop_signal
+from atkd_jax.training import settings
+from atkd_jax.training.dry_run import describe_plan
+from atkd_jax.training.loop import train_and_evaluate
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, FILE.py[:options]")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that holds a run resumes it")
@@ -47,15 +48,15 @@ def main(argv: list[str]) -> None:
         with stop_signal():
             train()
     except Interrupted as stopped:
-        hosts.say(f"stopped: {stopped}; the same command goes on from there")
+        hosts.log_once(f"stopped: {stopped}; the same command goes on from there")
     except KeyboardInterrupt:  # asked for twice
-        hosts.leave("stopped at once; the same command goes on from the last checkpoint")
+        hosts.abort("stopped at once; the same command goes on from the last checkpoint")
     except Exception as error:
         if on_purpose(error):
-            hosts.leave(f"error: {error}")
+            hosts.abort(f"error: {error}")
         if jax.process_count() == 1:
             raise
-        hosts.leave(traceback.format_exc())
+        hosts.abort(traceback.format_exc())
 
 
 def train() -> None:
@@ -64,14 +65,14 @@ def train() -> None:
         raise ValueError("a run needs a configuration: add --config=configs/FILE.py")
     hosts.connect(ADDRESS.value, PROCESSES.value, PROCESS.value)
     for line in settings.schedule_warnings(CONFIG.value):
-        hosts.say(f"warning: {line}")
+        hosts.log_once(f"warning: {line}")
     if CONFIG.value.dry_run:
-        hosts.say("\n".join(make_plan(CONFIG.value)))
+        hosts.log_once("\n".join(describe_plan(CONFIG.value)))
         return
     if not WORKDIR.value:
         raise ValueError("a run needs a folder: add --workdir=DIR")
     result = train_and_evaluate(CONFIG.value, Path(WORKDIR.value))
-    hosts.say(
+    hosts.log_once(
         f"top-1 {result['last']['top1']:.2f} (best {result['best']['top1']:.2f})"
         f" in {result['seconds']:.0f} s; {WORKDIR.value}/summary.json"
     )
@@ -141,9 +142,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         if CONFIG.value is not None:
             settings.check(CONFIG.value)
-            workdir.expand_paths(CONFIG.value)
+            run_files.expand_paths(CONFIG.value)
         if WORKDIR.value:
-            flags.FLAGS.workdir = workdir.expand(WORKDIR.value)
+            flags.FLAGS.workdir = run_files.expand(WORKDIR.value)
         return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         sys.exit(f"error: {one_line(error)}")

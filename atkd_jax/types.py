@@ -14,6 +14,7 @@ import jax
 
 Array = jax.Array
 PyTree = Any
+Metrics = dict[str, Array]  # scalars, and arrays such as an attention matrix
 
 
 class ModelOut(NamedTuple):
@@ -48,7 +49,7 @@ class Batch(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DataSpec:
+class DataInfo:
     """What is known about a data set before a single image is read.
 
     Attributes:

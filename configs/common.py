@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
             accumulate=1,  # micro-batches that a device makes of its part, to save memory
             epochs=240,
             optimizer=dict(
-                name="sgd",  # or adamw, rmsprop; see atkd_jax/optim.py
+                name="sgd",  # or adamw, rmsprop; see atkd_jax/training/optim.py
                 lr=0.05,
                 reference_batch=0,  # the batch that lr is meant for, then scaled; 0: as it is
                 momentum=0.9,

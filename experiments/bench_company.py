@@ -18,16 +18,16 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from atkd_jax.training.program import assemble
 
-from atkd_jax import build
 from atkd_jax.data import Arrays, MemorySource
 from atkd_jax.data.augment import augment
-from atkd_jax.data.spec import KNOWN
-from atkd_jax.feed import MemoryFeed
+from atkd_jax.data.dataset_info import KNOWN
 from atkd_jax.main import cache_compilations
-from atkd_jax.parallel import Parallel
-from atkd_jax.program import assemble
-from atkd_jax.step import AUGMENT
+from atkd_jax.runtime.devices import Parallel
+from atkd_jax.training import from_config
+from atkd_jax.training.loader import MemoryFeed
+from atkd_jax.training.step import AUGMENT
 from atkd_jax.types import Batch, PyTree, TrainState
 from configs import cifar10, methods, pairs
 from experiments import command
@@ -56,8 +56,8 @@ def main() -> None:
     rng = np.random.RandomState(0)
     image = rng.randint(0, 256, (IMAGES, 32, 32, 3)).astype(np.uint8)
     split = Arrays(image, np.arange(IMAGES, dtype=np.int32) % 10)
-    spec = dataclasses.replace(KNOWN["cifar10"], num_train=IMAGES, train_label=split.label)
-    feed = MemoryFeed(MemorySource(spec, split, split), parallel, config.batch_size, 0)
+    info = dataclasses.replace(KNOWN["cifar10"], num_train=IMAGES, train_label=split.label)
+    feed = MemoryFeed(MemorySource(info, split, split), parallel, config.batch_size, 0)
     programs = [assemble(config, parallel, feed) for config in configs]
     master = programs[0].teacher
     weights = master.module.init(jax.random.key(9), jnp.zeros((1, 32, 32, 3)))
@@ -79,7 +79,9 @@ def main() -> None:
         key = jax.random.fold_in(jax.random.fold_in(rng, states.step), AUGMENT)
         position = jnp.arange(len(batch.label))
         once = Once(master)  # asked outside the loop
-        once.apply(weights, augment(key, batch.image, position, build.augment(config)), train=False)
+        once.apply(
+            weights, augment(key, batch.image, position, from_config.augment(config)), train=False
+        )
         fields = {k: v for k, v in vars(states).items() if k != "step"}
         step = train_step(once)
         after, metrics = jax.lax.map(

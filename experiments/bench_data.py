@@ -46,13 +46,14 @@ from PIL import Image
 from atkd_jax import data, models
 from atkd_jax.data import decode
 from atkd_jax.data.augment import Augment, augment
+from atkd_jax.data.dataset_info import IMAGENET_MEAN, IMAGENET_STD
 from atkd_jax.data.folder import Files
 from atkd_jax.data.prepared import import_tf
 from atkd_jax.data.records import FolderRecords
-from atkd_jax.data.spec import IMAGENET_MEAN, IMAGENET_STD
-from atkd_jax.objective import Objective
-from atkd_jax.step import Network, init_state, make_train_step
-from atkd_jax.types import Batch, DataSpec
+from atkd_jax.models.network import Network
+from atkd_jax.training.objective import Objective
+from atkd_jax.training.step import init_state, make_train_step
+from atkd_jax.types import Batch, DataInfo
 from experiments import command
 
 BATCH, SIZE = 64, 224
@@ -96,21 +97,21 @@ def best(run: Callable[[], object], rounds: int, repeat: int) -> float:
 
 def bench_small(source: data.MemorySource, rounds: int) -> None:
     images, labels = jnp.asarray(source.train.image), jnp.asarray(source.train.label)
-    index = jnp.asarray(data.epoch_order(0, 0, source.spec.num_train, BATCH)[0])
+    index = jnp.asarray(data.epoch_order(0, 0, source.info.num_train, BATCH)[0])
     key, position = jax.random.key(0), jnp.arange(BATCH)
 
-    module = models.create("resnet20", source.spec.num_classes)
-    network = Network(module, source.spec.mean, source.spec.std)
+    module = models.create("resnet20", source.info.num_classes)
+    network = Network(module, source.info.mean, source.info.std)
     tx = optax.sgd(0.05, momentum=0.9)
-    state = init_state(network, None, Objective(), tx, source.spec, BATCH, key)
+    state = init_state(network, None, Objective(), tx, source.info, BATCH, key)
     train = jax.jit(make_train_step(network, None, Objective(), tx, Augment()))
     batch = Batch(images[index], labels[index], index)
     step = best(lambda: train(state, (), batch, key), rounds, 2)
-    print(f"{source.spec.name} on {jax.devices()[0].device_kind}, ", end="")
+    print(f"{source.info.name} on {jax.devices()[0].device_kind}, ", end="")
     print(f"a step of ResNet-20 on {BATCH} images: {1000 * step:.1f} ms\n")
     print("| augmentation | ms / batch | images / s | % of the step |\n|---|---|---|---|")
-    for name, spec in AUGMENTS.items():
-        run = jax.jit(lambda index, spec=spec: augment(key, images[index], position, spec))
+    for name, info in AUGMENTS.items():
+        run = jax.jit(lambda index, info=info: augment(key, images[index], position, info))
         seconds = best(lambda run=run: run(index), rounds, 20)
         print(
             f"| {name} | {1000 * seconds:.2f} | {BATCH / seconds:,.0f} |"
@@ -127,10 +128,10 @@ def bench_jpegs(folder: Path, rounds: int) -> None:
         raise SystemExit(f"error: there is no JPEG below {folder}")
     paths = np.resize(np.array(found, object), max(len(found), 10 * BATCH) // BATCH * BATCH)
     files = Files(paths, np.zeros(len(paths), np.int32))
-    spec = DataSpec(
+    info = DataInfo(
         "jpegs", (SIZE, SIZE, 3), ("0",), len(paths), len(paths), IMAGENET_MEAN, IMAGENET_STD
     )
-    source = data.StreamSource(spec, FolderRecords(files, files), data.Share(BATCH))
+    source = data.StreamSource(info, FolderRecords(files, files), data.Share(BATCH))
     contenders = {
         "decoder": lambda: decoder(source),
         "pillow": lambda: pillow(source),
@@ -175,7 +176,7 @@ def decoder(source: data.StreamSource) -> Iterator[int]:
 def pillow(source: data.StreamSource) -> Iterator[int]:
     """What one worker of a PyTorch loader does to the same windows."""
     tf, _ = import_tf()
-    order = data.epoch_order(0, 0, source.spec.num_train, BATCH)
+    order = data.epoch_order(0, 0, source.info.num_train, BATCH)
     window_of = tf.function(decode.random_window)
     shapes = {path: Image.open(path).size for path in set(source.records.train_files.path)}
     windows = {}

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from atkd_jax.training.program import Program, make_program
 
 from atkd_jax import models
 from atkd_jax.main import cache_compilations
 from atkd_jax.models.size import count_params
-from atkd_jax.program import Program, make_program
 from configs import common, methods
 from experiments import command
 
@@ -78,7 +78,7 @@ def write_images(path: Path) -> Path:
 def measure(program: Program, rounds: int) -> dict[str, float]:
     """Milliseconds of a step, parameters and state of the method, and the memory of the step."""
     key = jax.random.key(1)
-    image = np.zeros((1, *program.feed.spec.image_shape), np.float32)
+    image = np.zeros((1, *program.feed.info.image_shape), np.float32)
     teacher = ()
     if program.teacher:
         # Halved: an untrained network of 56 layers would blow its features up.

@@ -3,7 +3,7 @@
     python -m experiments.bench_step [--pairs=r56_r20,r50_mv2,imagenet] [--seconds=20]
 
 KD (0.1 CE + 0.9 KL, T = 4) with SGD on random images; weights as initialised: time depends on
-neither. Ours is the step that training runs, through Parallel and make_dispatch, without random
+neither. Ours is the step that training runs, through Parallel and make_multi_step, without random
 crops, since the twin has none; in dispatches of as many steps as training takes (one of a stream),
 and beside it of one and of 50. Ours and PyTorch's take turns, step by step, so that a noisy
 neighbour meets both; min and median are told, the ratio is of the medians. Where the machine is
@@ -37,16 +37,17 @@ import numpy as np
 import optax
 
 from atkd_jax import models
-from atkd_jax.batch_norm import BatchNorm
 from atkd_jax.data.augment import Augment
-from atkd_jax.dispatch import make_dispatch
 from atkd_jax.main import cache_compilations
 from atkd_jax.methods import create
+from atkd_jax.models.network import Network
 from atkd_jax.models.size import count_params
-from atkd_jax.objective import Objective, Term
-from atkd_jax.parallel import Parallel
-from atkd_jax.step import Network, init_state, make_train_step
-from atkd_jax.types import Batch, DataSpec
+from atkd_jax.nn.batch_norm import BatchNorm
+from atkd_jax.runtime.devices import Parallel
+from atkd_jax.training.multi_step import make_multi_step
+from atkd_jax.training.objective import Objective, Term
+from atkd_jax.training.step import init_state, make_train_step
+from atkd_jax.types import Batch, DataInfo
 from experiments import command
 
 STATS = ((0.5,) * 3, (0.25,) * 3)
@@ -154,7 +155,7 @@ class Ours:
         image = rng.randint(0, 256, (batch, size, size, 3)).astype(np.uint8)
         self.batch = Batch(image, np.arange(batch, dtype=np.int32) % classes, np.arange(batch))
         self.classes = classes
-        spec = DataSpec(
+        info = DataInfo(
             "random", image.shape[1:], tuple(map(str, range(classes))), batch, batch, *STATS
         )
         parallel = self.parallel = Parallel("shard_map", jax.devices()[:1])
@@ -166,7 +167,7 @@ class Ours:
         tx = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.01, momentum=0.9))
         key = jax.random.key(0)
         self.state = parallel.init(
-            lambda: init_state(student, master, objective, tx, spec, batch, key)
+            lambda: init_state(student, master, objective, tx, info, batch, key)
         )
         one = np.zeros((1, *image.shape[1:]), np.float32)
         self.weights = parallel.init(lambda: master.module.init(key, one))
@@ -174,9 +175,9 @@ class Ours:
         # Two batches, of which steps take the first once and then, as an index beyond the end means
         # the last, the second: of one alone XLA would ask the teacher outside of the loop, once.
         two = jax.tree.map(lambda x: np.stack([x, x[::-1]]), self.batch)
-        self.stack = parallel.place_batches(two)
+        self.stack = parallel.shard_batches(two)
         dispatch = parallel.spmd(
-            make_dispatch(step, lambda _, item: item), spread=(3,), donate=(0,)
+            make_multi_step(step, lambda _, item: item), sharded=(3,), donate=(0,)
         )
         zero = np.int32(0)
         self.dispatch = dispatch.lower(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from atkd_jax.errors import check_known
 from atkd_jax.main import on_purpose
-from atkd_jax.signals import Interrupted, stop_signal
+from atkd_jax.runtime.preemption import Interrupted, stop_signal
 
 
 class Parser(argparse.ArgumentParser):

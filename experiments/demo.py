@@ -15,10 +15,10 @@ from pathlib import Path
 from absl import logging
 from ml_collections import ConfigDict
 
-from atkd_jax import build, picture, teacher
-from atkd_jax.checkpoint import load_export
 from atkd_jax.main import cache_compilations
-from atkd_jax.train import train_and_evaluate
+from atkd_jax.runtime.checkpoint import load_export
+from atkd_jax.training import attention_plot, from_config, teachers
+from atkd_jax.training.loop import train_and_evaluate
 from configs import digits
 from experiments import command
 
@@ -34,7 +34,7 @@ def main() -> None:
     logging.set_verbosity(logging.ERROR)
     cache_compilations()
 
-    master = run(teacher.recipe(digits.get_config("method=kd")), args.workdir / "teacher")
+    master = run(teachers.teacher_config(digits.get_config("method=kd")), args.workdir / "teacher")
     results = {}
     for method in METHODS:
         for seed in range(args.seeds):
@@ -74,7 +74,7 @@ def print_table(master: dict, results: dict[str, list[dict]]) -> None:
 def draw(workdir: Path, master: dict) -> None:
     """Attention maps of the teacher and of every student (seed 0) on the same test images."""
     config = digits.get_config()
-    source = build.source(config)
+    source = from_config.source(config)
     rows = [list(source.test.label).index(k) for k in PICTURED]
     image = source.test.image[rows]
     networks = {}
@@ -82,12 +82,12 @@ def draw(workdir: Path, master: dict) -> None:
         ("teacher", config.teacher.model, "teacher"),
         *((f"student, {name}", config.student, f"{method}-0") for method, name in METHODS.items()),
     ]:
-        network = build.network(config, model, source.spec)
-        like = teacher.variables_like(network, source.spec)
+        network = from_config.network(config, model, source.info)
+        like = teachers.variables_like(network, source.info)
         variables = load_export(workdir / run / "export", like)
-        networks[title] = picture.attention(network, variables, image)
-    names = [source.spec.class_names[k] for k in PICTURED]
-    picture.write_attention(workdir / "attention.png", image, names, networks)
+        networks[title] = attention_plot.attention(network, variables, image)
+    names = [source.info.class_names[k] for k in PICTURED]
+    attention_plot.write_attention(workdir / "attention.png", image, names, networks)
     print(f"\n{workdir / 'attention.png'}")
 
 

@@ -14,8 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from atkd_jax import build, data, picture, teacher
-from atkd_jax.checkpoint import load_export
+from atkd_jax import data
+from atkd_jax.runtime.checkpoint import load_export
+from atkd_jax.training import attention_plot, from_config, teachers
 from experiments import runs
 from experiments.cells import Cell
 
@@ -202,15 +203,15 @@ def maps(cells: Sequence[Cell], path: Path, workdir: Path, weights: Path | None)
     source = data.load(config.data.name)
     rows = [int(np.flatnonzero(source.test.label == k)[0]) for k in range(PICTURED)]
     image = source.test.image[rows]
-    master = teacher.describe(config, source.spec)
-    variables = teacher.load(config, master, source.spec, workdir, train=None)
-    networks = {"teacher": picture.attention(master, variables, image)}
-    student = build.network(config, config.student, source.spec)
+    master = teachers.describe(config, source.info)
+    variables = teachers.load(config, master, source.info, workdir, train=None)
+    networks = {"teacher": attention_plot.attention(master, variables, image)}
+    student = from_config.network(config, config.student, source.info)
     for name in MAP_METHODS:
-        like = teacher.variables_like(student, source.spec)
-        networks[name] = picture.attention(student, load_export(exports[name], like), image)
-    names = [source.spec.class_names[k] for k in range(PICTURED)]
+        like = teachers.variables_like(student, source.info)
+        networks[name] = attention_plot.attention(student, load_export(exports[name], like), image)
+    names = [source.info.class_names[k] for k in range(PICTURED)]
     draft = draft_of(path)
-    picture.write_attention(draft, image, names, networks)
+    attention_plot.write_attention(draft, image, names, networks)
     os.replace(draft, path)
     return path

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from atkd_jax import build, data, teacher
-from atkd_jax.checkpoint import load_export
+from atkd_jax import data
 from atkd_jax.data import cifar_binary
-from atkd_jax.evaluate import EVAL_BATCH
-from atkd_jax.feed import make_feed
-from atkd_jax.parallel import Parallel
-from atkd_jax.step import Network
+from atkd_jax.models.network import Network
+from atkd_jax.runtime.checkpoint import load_export
+from atkd_jax.runtime.devices import Parallel
+from atkd_jax.training import from_config, teachers
+from atkd_jax.training.evaluate import EVAL_BATCH
+from atkd_jax.training.loader import make_feed
 from atkd_jax.types import PyTree
 from experiments import roc, runs
 from experiments.runs import Run
@@ -46,11 +47,11 @@ def measure(run: Run, folder: Path, summary: dict[str, Any], commit: str) -> dic
       ValueError: its data or its teacher are not there.
     """
     config = run.config
-    feed = make_feed(build.source(config), Parallel("none"), config.batch_size, config.seed)
-    network = build.network(config, config.student, feed.spec)
+    feed = make_feed(from_config.source(config), Parallel("none"), config.batch_size, config.seed)
+    network = from_config.network(config, config.student, feed.info)
     export = folder / "export"
     try:
-        variables = load_export(export, teacher.variables_like(network, feed.spec))
+        variables = load_export(export, teachers.variables_like(network, feed.info))
     except ValueError as error:
         raise Damaged(str(error)) from error
     prob, label = predict(network, variables, feed)
@@ -69,7 +70,7 @@ def measure(run: Run, folder: Path, summary: dict[str, Any], commit: str) -> dic
         "best": summary["best"],
         "areas": roc.areas(prob, label),
         "unseen": top1_on(other, config, network, variables) if other else None,
-        "teacher": about_teacher(run, feed.spec, summary),
+        "teacher": about_teacher(run, feed.info, summary),
         "student": summary["student"] | {"hash": hash_of(variables)},
         "seconds": round(summary["seconds"], 1),
         "images_per_second": round(summary["images_per_second"], 1),
@@ -95,7 +96,7 @@ def predict(network: Network, variables: PyTree, feed) -> tuple[np.ndarray, np.n
         return jax.nn.softmax(out.logits), batch.label, batch.mask
 
     probs, labels = [], []
-    for stack in feed.test(min(EVAL_BATCH, feed.spec.num_test)):
+    for stack in feed.test(min(EVAL_BATCH, feed.info.num_test)):
         for i in range(len(jax.tree.leaves(stack)[0])):
             item = jax.tree.map(lambda x, i=i: x[i], stack)
             prob, label, mask = jax.device_get(one(variables, feed.test_data, item))
@@ -121,14 +122,14 @@ def prepared(name: str, data_dir: str = "") -> bool:
     return any(folder.rglob("dataset_info.json"))
 
 
-def about_teacher(run: Run, spec, summary: dict[str, Any]) -> dict[str, Any] | None:
+def about_teacher(run: Run, info, summary: dict[str, Any]) -> dict[str, Any] | None:
     """Which weights taught, and how good they are."""
     if "teacher" not in summary:
         return None
     path = Path(run.config.teacher.weights)
     if path.is_dir():
-        network = build.network(run.config, run.config.teacher.model, spec)
-        found = hash_of(load_export(path, teacher.variables_like(network, spec)))
+        network = from_config.network(run.config, run.config.teacher.model, info)
+        found = hash_of(load_export(path, teachers.variables_like(network, info)))
     else:
         found = runs.digest(path)[: runs.HASH_DIGITS]
     return summary["teacher"] | {"hash": found}

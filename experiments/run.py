@@ -28,7 +28,7 @@ from absl import logging
 
 from atkd_jax.errors import check_known
 from atkd_jax.main import cache_compilations
-from atkd_jax.signals import Interrupted, StopSignal, stop_signal
+from atkd_jax.runtime.preemption import Interrupted, StopSignal, stop_signal
 from experiments import command, ledger, runs
 from experiments.runs import Run
 from experiments.tables import TABLES, Row

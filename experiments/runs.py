@@ -25,9 +25,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from atkd_jax import teacher
 from atkd_jax.errors import check_known
-from atkd_jax.workdir import FREE, flat
+from atkd_jax.runtime.run_files import RESUME_MAY_CHANGE, flat
+from atkd_jax.training import teachers
 
 PROTOCOLS = ("paper", "quick", "longer")
 LONGER = 3  # times the epochs of quick
@@ -79,7 +79,7 @@ def resolve(text: str, role: str = "student", protocol: str = "paper", seed: int
         shorten(config, LONGER if protocol == "longer" else 1)
     config.checkpoint.every_epochs = config.epochs if config.data.name == "digits" else 1
     if role == "teacher":
-        config = teacher.recipe(config)
+        config = teachers.teacher_config(config)
     config.seed = seed
     if not config.terms:  # then no teacher is read, and students of all pairs are the same run
         config.teacher = type(config.teacher)(read_defaults().teacher)
@@ -145,7 +145,7 @@ def identity(config: dict) -> dict:
         for key, value in flat(config).items()
         if not (key in defaults and value == defaults[key])
         and value != {}
-        and not any(key == free or key.startswith(free + ".") for free in FREE)
+        and not any(key == free or key.startswith(free + ".") for free in RESUME_MAY_CHANGE)
     }
 
 

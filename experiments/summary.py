@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from atkd_jax import models
 from atkd_jax.data import load
-from atkd_jax.data.spec import IMAGENET_SIZES, KNOWN
+from atkd_jax.data.dataset_info import IMAGENET_SIZES, KNOWN
 from atkd_jax.models.size import count_macs
 from experiments import runs
 from experiments.cells import Cell, against_kd, rank_correlation
@@ -29,8 +29,8 @@ def work_of(config, data: str) -> tuple[float, int]:
     if data == "imagenet":
         size, classes, images = 224, 1000, IMAGENET_SIZES[0]
     else:
-        spec = KNOWN[data] if data in KNOWN else load(data).spec  # digits are at hand
-        size, classes, images = spec.image_shape[0], spec.num_classes, spec.num_train
+        info = KNOWN[data] if data in KNOWN else load(data).info  # digits are at hand
+        size, classes, images = info.image_shape[0], info.num_classes, info.num_train
     work = 3 * macs_of(config.student, size, classes)
     if config.terms:
         work += macs_of(config.teacher.model, size, classes)

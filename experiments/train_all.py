@@ -18,7 +18,7 @@ from absl import logging
 
 from atkd_jax import data
 from atkd_jax.main import cache_compilations
-from atkd_jax.train import train_and_evaluate
+from atkd_jax.training.loop import train_and_evaluate
 from configs import cifar10, methods
 from experiments import command
 from experiments.measure import metrics

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from atkd_jax.signals import Interrupted, stop_signal
-from atkd_jax.train import train_and_evaluate
+from atkd_jax.runtime.preemption import Interrupted, stop_signal
+from atkd_jax.training.loop import train_and_evaluate
 from experiments import ledger, runs
 from experiments.company import train_company
 from experiments.measure import Damaged, commit, measure

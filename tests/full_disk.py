@@ -18,8 +18,8 @@ import jax
 import numpy as np
 from runs import STEADY, command, log_without_times, same_bits, saved_state, start, write_npz
 
-from atkd_jax import checkpoint, lock, workdir
-from atkd_jax.events import Events
+from atkd_jax.runtime import checkpoint, lock, run_files
+from atkd_jax.runtime.events import Events
 from configs import digits
 
 LIBRARY = os.environ["LD_PRELOAD"]
@@ -61,18 +61,18 @@ def write_all(folder: Path) -> None:
     tree = {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "step": np.int32(3)}
     meta = dict(model="m", num_classes=2, class_names=["a", "b"], data="d", top1=1.0)
     meta |= dict(image_shape=[8, 8, 3], mean=[0.5] * 3, std=[0.5] * 3)
-    with workdir.disk_errors(folder), lock.claim(folder):
-        workdir.write_json(folder / "config.json", digits.get_config().to_dict())
+    with run_files.disk_errors(folder), lock.lock(folder):
+        run_files.write_json(folder / "config.json", digits.get_config().to_dict())
         events = Events(folder / "tensorboard", 1)
         checkpoints = checkpoint.Checkpoints(folder / "checkpoints", keep=1)
         for step in range((checkpoints.latest() or 0) + 1, 4):
             events.scalars({"loss": 1.0}, step)
-            workdir.write_arrays(folder, step, {"matrix": np.eye(2)})
+            run_files.write_arrays(folder, step, {"matrix": np.eye(2)})
             checkpoints.save(step, tree, {"history": [step]})
         checkpoints.close()
         events.close()
         checkpoint.save_export(folder / "export", tree, meta)
-        workdir.write_json(folder / "summary.json", meta)
+        run_files.write_json(folder / "summary.json", meta)
 
 
 def result(folder: Path):

@@ -45,7 +45,7 @@ class Moment:
             self._count_operations()
 
     def _count_batches(self) -> None:
-        from atkd_jax.feed import MemoryFeed
+        from atkd_jax.training.loader import MemoryFeed
 
         name = {"step": "train", "test": "test"}[self.place]
         batches, arrived = getattr(MemoryFeed, name), self._counter()

@@ -7,10 +7,10 @@ import pytest
 
 from atkd_jax import methods
 from atkd_jax.methods import Extras, aft
-from atkd_jax.types import Batch, DataSpec, ModelOut
+from atkd_jax.types import Batch, DataInfo, ModelOut
 
 KEY = jax.random.key(0)
-DATA = DataSpec("fake", (8, 8, 3), tuple("abcde"), 20, 20, (0,) * 3, (1,) * 3)
+DATA = DataInfo("fake", (8, 8, 3), tuple("abcde"), 20, 20, (0,) * 3, (1,) * 3)
 LABEL = np.array([0, 1, 2, 3, 4, 0], np.int32)
 
 

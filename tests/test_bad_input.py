@@ -9,17 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from atkd_jax.training.program import make_program
 from runs import CLASSES, run, small_config, write_npz
 
-from atkd_jax import data, main, ops, teacher
-from atkd_jax import workdir as workdirs
-from atkd_jax.checkpoint import Checkpoints, read_export_meta
-from atkd_jax.evaluate import make_evaluate
-from atkd_jax.feed import MemoryFeed
+from atkd_jax import data, main
 from atkd_jax.methods import dkd
-from atkd_jax.parallel import Parallel
-from atkd_jax.program import make_program
-from atkd_jax.train import train_and_evaluate
+from atkd_jax.nn import ops
+from atkd_jax.runtime import run_files as workdirs
+from atkd_jax.runtime.checkpoint import Checkpoints, read_export_meta
+from atkd_jax.runtime.devices import Parallel
+from atkd_jax.training import teachers
+from atkd_jax.training.evaluate import make_evaluate
+from atkd_jax.training.loader import MemoryFeed
+from atkd_jax.training.loop import train_and_evaluate
 from atkd_jax.types import ModelOut
 
 
@@ -122,7 +124,7 @@ def test_an_exported_teacher_knows_its_own_statistics(npz, teacher_run, tmp_path
         train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     config.teacher.std = read_export_meta(teacher_run / "export")["std"]
-    assert teacher.describe(config, data.load(config.data.name).spec).std == config.teacher.std
+    assert teachers.describe(config, data.load(config.data.name).info).std == config.teacher.std
 
 
 @pytest.mark.slow

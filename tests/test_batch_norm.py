@@ -8,9 +8,8 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from atkd_jax import ops
-from atkd_jax.batch_norm import EPSILON, BatchNorm, moments, moments_around
-from atkd_jax.models import layers
+from atkd_jax.nn import layers, ops
+from atkd_jax.nn.batch_norm import EPSILON, BatchNorm, moments, moments_around
 
 AXES = (0, 1, 2)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from runs import EXPORT_META, same_bits
 
-from atkd_jax import checkpoint
-from atkd_jax.checkpoint import Checkpoints
+from atkd_jax.runtime import checkpoint
+from atkd_jax.runtime.checkpoint import Checkpoints
 
 HERE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 TREE = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.int32(3)}

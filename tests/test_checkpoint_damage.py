@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from runs import flip, same_bits
 
-from atkd_jax import checkpoint
+from atkd_jax.runtime import checkpoint
 
 
 @pytest.mark.filterwarnings("error")  # nothing is told but by the error itself

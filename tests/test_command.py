@@ -7,7 +7,7 @@ import os
 import pytest
 
 from atkd_jax.errors import check_known
-from atkd_jax.signals import Interrupted
+from atkd_jax.runtime.preemption import Interrupted
 from experiments import command
 
 
@@ -55,7 +55,7 @@ def test_a_tilde_in_a_folder_is_the_users(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert command.writable("~/a/b") == tmp_path / "a" / "b"
     assert command.folder("~") == tmp_path
-    assert command.place("~/none") == tmp_path / "none"
+    assert command.replicate("~/none") == tmp_path / "none"
 
 
 def test_a_folder_that_may_not_be_written_is_refused(tmp_path, monkeypatch):

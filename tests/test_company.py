@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from runs import small_config, write_npz
 
-from atkd_jax import build, data, teacher
-from atkd_jax.checkpoint import load_export
-from atkd_jax.signals import Interrupted
-from atkd_jax.train import train_and_evaluate
+from atkd_jax import data
+from atkd_jax.runtime.checkpoint import load_export
+from atkd_jax.runtime.preemption import Interrupted
+from atkd_jax.training import from_config, teachers
+from atkd_jax.training.loop import train_and_evaluate
 from experiments import company
 from experiments.company import check_members, train_company
 
@@ -29,8 +30,8 @@ def company_config(tmp_path, method, seed):
 
 def exported(config, folder):
     source = data.load(config.data.name)
-    network = build.network(config, config.student, source.spec)
-    return load_export(folder / "export", teacher.variables_like(network, source.spec))
+    network = from_config.network(config, config.student, source.info)
+    return load_export(folder / "export", teachers.variables_like(network, source.info))
 
 
 def furthest(a, b):
@@ -41,7 +42,7 @@ def furthest(a, b):
 def test_a_student_in_company_is_the_student_alone(tmp_path):
     write_npz(tmp_path / "images.npz")
     make = functools.partial(company_config, tmp_path)
-    train_and_evaluate(teacher.recipe(make("kd", 0)), tmp_path / "teacher")
+    train_and_evaluate(teachers.teacher_config(make("kd", 0)), tmp_path / "teacher")
     members = [make("kd", 0), make("rtk", 0), make("kd", 1)]
     folders = [tmp_path / str(i) for i in range(3)]
     train_company(members, folders)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from atkd_jax import build, methods, models
+from atkd_jax import methods, models
+from atkd_jax.training import from_config
 from configs import common, pairs
 from configs import methods as presets
 
@@ -35,14 +36,14 @@ def test_every_hyper_parameter_stands_in_the_configuration_with_its_default():
 def test_a_preset_makes_an_objective(name, imagenet):
     config = common.get_config()
     common.set_method(config, name, imagenet)
-    objective = build.objective(config, steps_per_epoch=10)
+    objective = from_config.objective(config, steps_per_epoch=10)
     assert set(objective.terms) == set(config.terms)
 
 
 def test_a_warm_up_raises_the_weight_step_by_step():
     config = common.get_config()
     common.set_method(config, "dkd")
-    term = build.objective(config, steps_per_epoch=10).terms["dkd"]
+    term = from_config.objective(config, steps_per_epoch=10).terms["dkd"]
     weights = [float(term.weight_at(step)) for step in (0, 100, 200, 300)]
     assert weights == [0.0, 0.5, 1.0, 1.0]
 
@@ -63,9 +64,9 @@ def test_every_configuration_has_only_the_common_keys(file):
     for key, value in common_keys.items():
         if isinstance(value, dict) and key != "terms":
             assert ours[key].keys() == value.keys(), key
-    build.objective(config, steps_per_epoch=10)
-    build.optimizer(config, steps_per_epoch=10)
-    build.augment(config)
+    from_config.objective(config, steps_per_epoch=10)
+    from_config.optimizer(config, steps_per_epoch=10)
+    from_config.augment(config)
 
 
 def test_a_pair_changes_the_terms_of_its_method():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atkd_jax.convolution import ORDER, convolution, input_gradient, kernel_gradient
+from atkd_jax.nn.conv import ORDER, convolution, input_gradient, kernel_gradient
 
 
 def plain(x, kernel, stride, pad):

@@ -9,17 +9,17 @@ import pytest
 
 from atkd_jax import methods
 from atkd_jax.methods import Extras, crd
-from atkd_jax.types import Batch, DataSpec, ModelOut
+from atkd_jax.types import Batch, DataInfo, ModelOut
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 RTOL = 1e-5  # of loss and Z, and of a gradient's or bank's largest entry; measured: 5e-7
 KEY = jax.random.key(0)
 
 
-def dataset(train_label, n=None) -> DataSpec:
+def dataset(train_label, n=None) -> DataInfo:
     n = n or len(train_label)
     names = tuple("abcdefghij")
-    return DataSpec("fake", (8, 8, 3), names, n, n, (0,) * 3, (1,) * 3, train_label)
+    return DataInfo("fake", (8, 8, 3), names, n, n, (0,) * 3, (1,) * 3, train_label)
 
 
 def pooled(x) -> ModelOut:

@@ -12,8 +12,7 @@ import pytest
 from images import write_tfds
 
 from atkd_jax import data, doctor
-from atkd_jax.data import cifar_binary, prepare, prepared
-from atkd_jax.data import spec as specs
+from atkd_jax.data import cifar_binary, dataset_info, prepare, prepared
 from atkd_jax.main import on_purpose
 from configs import cifar10 as config_file
 from experiments import measure
@@ -46,9 +45,9 @@ def write_cifar(path, name, monkeypatch):
     (folder / "readme.html").write_text("not asked for")
     monkeypatch.setitem(cifar_binary.LAYOUTS, name, dataclasses.replace(layout, **files))
     small = dataclasses.replace(
-        specs.KNOWN[name], num_train=len(rows["train"]), num_test=len(rows["test"])
+        dataset_info.KNOWN[name], num_train=len(rows["train"]), num_test=len(rows["test"])
     )
-    monkeypatch.setitem(specs.KNOWN, name, small)
+    monkeypatch.setitem(dataset_info.KNOWN, name, small)
     return folder, rows
 
 
@@ -109,11 +108,11 @@ def test_folder_and_archive_give_the_same_images(official, name, packed, no_tens
         np.testing.assert_array_equal(found.image, image)
         np.testing.assert_array_equal(found.label, label)
         assert found.image.flags.c_contiguous and found.label.dtype == np.int32
-    known = vars(specs.KNOWN[name])
-    assert {key: value for key, value in vars(source.spec).items() if key != "train_label"} == {
+    known = vars(dataset_info.KNOWN[name])
+    assert {key: value for key, value in vars(source.info).items() if key != "train_label"} == {
         key: value for key, value in known.items() if key != "train_label"
     }
-    np.testing.assert_array_equal(source.spec.train_label, source.train.label)
+    np.testing.assert_array_equal(source.info.train_label, source.train.label)
 
 
 def test_archives_are_read_however_they_were_packed(official, name):
@@ -290,8 +289,8 @@ def test_facts_of_the_official_files():
     assert {cifar10.size(file) for file in cifar10.train + cifar10.test} == {30_730_000}
     assert [cifar100.size(f) for f in cifar100.train + cifar100.test] == [153_700_000, 30_740_000]
     for name, layout in cifar_binary.LAYOUTS.items():
-        assert sum(file.rows for file in layout.train) == specs.KNOWN[name].num_train
-        assert sum(file.rows for file in layout.test) == specs.KNOWN[name].num_test
+        assert sum(file.rows for file in layout.train) == dataset_info.KNOWN[name].num_train
+        assert sum(file.rows for file in layout.test) == dataset_info.KNOWN[name].num_test
 
 
 def test_the_first_place_is_a_prepared_set(tmp_path, monkeypatch):

@@ -17,10 +17,10 @@ def test_images_of_one_size_are_read_into_memory(tmp_path):
     path = write_folder(tmp_path, train=7, test=4)
     source = data.load(f"folder:{path}")
     assert isinstance(source, data.MemorySource)
-    assert source.spec.class_names == ("ant", "bee", "cat")
+    assert source.info.class_names == ("ant", "bee", "cat")
     assert source.train.image.shape == (7, 30, 40, 3)
     np.testing.assert_array_equal(source.train.label, [0, 0, 0, 1, 1, 2, 2])
-    np.testing.assert_array_equal(source.spec.train_label, source.train.label)
+    np.testing.assert_array_equal(source.info.train_label, source.train.label)
     # Sorted by class, then by name: the second image of "ant" is picture 3.
     with Image.open(tmp_path / "train/ant/003.jpg") as image:
         np.testing.assert_array_equal(source.train.image[1], np.asarray(image))
@@ -29,7 +29,7 @@ def test_images_of_one_size_are_read_into_memory(tmp_path):
 def test_image_size_streams_what_would_fit_in_memory(tmp_path):
     path = write_folder(tmp_path)
     source = data.load(f"folder:{path}", share=data.Share(4), image_size=16)
-    assert isinstance(source, data.StreamSource) and source.spec.image_shape == (16, 16, 3)
+    assert isinstance(source, data.StreamSource) and source.info.image_shape == (16, 16, 3)
     with pytest.raises(ValueError, match="needs share="):
         data.load(f"folder:{path}", image_size=16)
     assert isinstance(data.load(f"folder:{path}", image_size=0), data.MemorySource)
@@ -46,7 +46,7 @@ def test_images_that_differ_in_size_need_a_size(tmp_path):
     with pytest.raises(ValueError, match=message):
         data.load(f"folder:{path}")
     source = data.load(f"folder:{path}", share=data.Share(4), image_size=32)
-    assert source.spec.image_shape == (32, 32, 3)
+    assert source.info.image_shape == (32, 32, 3)
     (tmp_path / "val/bee/001.jpg").write_bytes(encoded(picture(4, (50, 30))))
     with pytest.raises(ValueError, match="32 of 40x30, .*, and 1 sizes more;"):
         data.load(f"folder:{path}")
@@ -82,7 +82,7 @@ def test_few_corrupt_images_are_left_out_and_named(tmp_path, monkeypatch, caplog
     caplog.set_level(logging.ERROR)  # as on the command line, where it is said all the same
     caplog.handler.setLevel(logging.NOTSET)
     source = data.load(f"folder:{path}")
-    assert source.spec.num_train == 23 and len(source.train.label) == 23
+    assert source.info.num_train == 23 and len(source.train.label) == 23
     assert "train/bee/004.jpg cannot be decoded" in caplog.text
 
 
@@ -98,7 +98,7 @@ def test_other_files_are_left_out_and_named(tmp_path, caplog):
     (tmp_path / "train/ant/notes.txt").write_text("hello")
     (tmp_path / "train/ant/.hidden").write_text("hello")
     with caplog.at_level(logging.WARNING):
-        assert data.load(f"folder:{path}").spec.num_train == 24
+        assert data.load(f"folder:{path}").info.num_train == 24
     assert "1 files are no" in caplog.text and "ant/notes.txt" in caplog.text
 
 
@@ -118,7 +118,7 @@ def test_only_files_that_can_be_read_count(tmp_path, caplog, size):
     (tmp_path / "train/loose.jpg").write_bytes(encoded(picture(0)))
     with caplog.at_level(logging.WARNING):
         source = data.load(f"folder:{path}", share=data.Share(4), image_size=size)
-    assert source.spec.num_train == 25
+    assert source.info.num_train == 25
     for line in (
         "2 folders inside of classes are not read, the first is ant/album.png",
         "4 files cannot be read and are left out, the first is ant/gone.jpg",
@@ -132,7 +132,7 @@ def test_only_files_that_can_be_read_count(tmp_path, caplog, size):
 def test_files_of_others_are_left_out(tmp_path, caplog, monkeypatch):
     path = write_folder(tmp_path)
     monkeypatch.setattr(os, "access", lambda path, mode: not path.endswith("train/ant/003.jpg"))
-    assert data.load(f"folder:{path}").spec.num_train == 23  # root would read it all the same
+    assert data.load(f"folder:{path}").info.num_train == 23  # root would read it all the same
     assert "1 files cannot be read and are left out, the first is ant/003.jpg" in caplog.text
 
 
@@ -152,7 +152,7 @@ def test_a_validation_set_beside_a_test_set_is_said_to_be_unused(tmp_path, caplo
     (tmp_path / "val").rename(tmp_path / "test")
     write_folder(tmp_path, train=0)
     with caplog.at_level(logging.WARNING):
-        assert data.load(f"folder:{path}").spec.num_test == 10
+        assert data.load(f"folder:{path}").info.num_test == 10
     assert f"{path}: tests on test; val is not used" in caplog.text
 
 
@@ -187,8 +187,8 @@ def test_files_and_folders_need_no_utf8_names(tmp_path, size, caplog):
     (root / "train/ant/003.jpg").rename(strange)
     (root / "train/ant/000.jpg").rename(root / "train/ant" / os.fsdecode(b"\xe8.txt"))
     source = data.load(f"folder:{path}", share=data.Share(4), image_size=size)
-    assert source.spec.num_train == 23
-    source.spec.name.encode()
+    assert source.info.num_train == 23
+    source.info.name.encode()
     caplog.text.encode()
     if size:
         index = np.concatenate([batch.index for epoch in range(3) for batch in source.train(epoch)])

@@ -8,7 +8,7 @@ import pytest
 
 from atkd_jax import data
 from atkd_jax.data import memory
-from atkd_jax.data.spec import KNOWN, channel_moments
+from atkd_jax.data.dataset_info import KNOWN, channel_moments
 
 
 def test_epoch_order_is_a_permutation_of_seed_and_epoch():
@@ -39,7 +39,7 @@ def test_digits_split_is_fixed_and_stratified():
     assert source.train.image.shape == (1437, 16, 16, 3) and source.test.image.shape[0] == 360
     assert source.train.image.dtype == np.uint8 and source.train.label.dtype == np.int32
     np.testing.assert_array_equal(np.bincount(source.test.label), [36] * 10)
-    assert source.spec.num_classes == 10 and source.spec.num_train == 1437
+    assert source.info.num_classes == 10 and source.info.num_train == 1437
     assert source.train.image.min() == 0 and source.train.image.max() == 255
     # No image is in both halves, and each is a picture of 8x8 doubled.
     train = {image.tobytes() for image in source.train.image}
@@ -49,7 +49,7 @@ def test_digits_split_is_fixed_and_stratified():
     )
     again = data.load("digits")
     np.testing.assert_array_equal(source.test.image, again.test.image)
-    np.testing.assert_array_equal(source.spec.train_label, source.train.label)
+    np.testing.assert_array_equal(source.info.train_label, source.train.label)
 
 
 def test_moments_equal_numpy():
@@ -69,10 +69,10 @@ def test_unknown_name_gives_the_nearest(name, hint):
 
 
 def test_known_specs_are_consistent():
-    for name, spec in KNOWN.items():
-        assert spec.name == name
-        assert len(set(spec.class_names)) == spec.num_classes
-        assert len(spec.mean) == len(spec.std) == 3
+    for name, info in KNOWN.items():
+        assert info.name == name
+        assert len(set(info.class_names)) == info.num_classes
+        assert len(info.mean) == len(info.std) == 3
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_one_of_each_class_comes_first():
 def test_images_that_stay_as_they_are_have_no_other_size(name, npz):
     name, size = {"digits": ("digits", 16), "npz": (f"npz:{npz}", 8)}[name]
     for right in (0, size):
-        assert data.load(name, image_size=right).spec.image_shape == (size, size, 3)
+        assert data.load(name, image_size=right).info.image_shape == (size, size, 3)
     with pytest.raises(ValueError, match=f"are {size}x{size} and stay so: leave image_size=32 out"):
         data.load(name, image_size=32)
     for wrong in (-8, 1.5, "16", True):

@@ -30,8 +30,8 @@ def test_npz_is_read_as_written(tmp_path):
     np.testing.assert_array_equal(source.train.image, arrays()["x_train"])
     np.testing.assert_array_equal(source.test.label, [2, 0])
     assert source.test.label.dtype == np.int32
-    assert source.spec.class_names == ("0", "1", "2") and source.spec.image_shape == (5, 4, 3)
-    assert (source.spec.num_train, source.spec.num_test) == (6, 2)
+    assert source.info.class_names == ("0", "1", "2") and source.info.image_shape == (5, 4, 3)
+    assert (source.info.num_train, source.info.num_test) == (6, 2)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_index_is_the_examples_own_number(load, files):
             np.testing.assert_array_equal(label[batch.index][met], batch.label[met])
             label[batch.index] = batch.label
     source = load(2)
-    expected = source.spec.train_label
+    expected = source.info.train_label
     np.testing.assert_array_equal(label, np.arange(TRAIN) % 3 if expected is None else expected)
 
 
@@ -252,9 +252,9 @@ def test_damaged_tfds_files_are_an_error(tmp_path):
 
 def test_labels_out_of_range_are_an_error(load):
     source = load(4)
-    few = dataclasses.replace(source.spec, class_names=("ant", "bee"))
+    few = dataclasses.replace(source.info, class_names=("ant", "bee"))
     with pytest.raises(ValueError, match=r"have label 2, not in 0\.\.1"):
-        list(dataclasses.replace(source, spec=few).train(0))
+        list(dataclasses.replace(source, info=few).train(0))
 
 
 def test_imagenet_that_is_not_whole_is_an_error(tmp_path):

@@ -10,8 +10,7 @@ import requests
 from images import encoded, picture, write_tfds
 
 from atkd_jax import data
-from atkd_jax.data import prepare, prepared
-from atkd_jax.data import spec as specs
+from atkd_jax.data import dataset_info, prepare, prepared
 
 TRAIN, TEST = 12, 5
 
@@ -23,8 +22,8 @@ def rows(count, first=0, classes=10):
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
     """A CIFAR-10 of 12 + 5 images in TFDS's layout; returns the folder of its files."""
-    small = dataclasses.replace(specs.KNOWN["cifar10"], num_train=TRAIN, num_test=TEST)
-    monkeypatch.setitem(specs.KNOWN, "cifar10", small)
+    small = dataclasses.replace(dataset_info.KNOWN["cifar10"], num_train=TRAIN, num_test=TEST)
+    monkeypatch.setitem(dataset_info.KNOWN, "cifar10", small)
     splits = {"train": rows(TRAIN), "test": rows(TEST, 100)}
     write_tfds(tmp_path, "cifar10", "3.0.2", splits, 10, (32, 32, 3))
     return tmp_path / "cifar10" / "3.0.2"
@@ -35,9 +34,9 @@ def test_a_prepared_set_is_read_in_order(cifar):
     np.testing.assert_array_equal(source.train.image, [image for image, _ in rows(TRAIN)])
     np.testing.assert_array_equal(source.test.image, [image for image, _ in rows(TEST, 100)])
     np.testing.assert_array_equal(source.train.label, np.arange(TRAIN) % 10)
-    np.testing.assert_array_equal(source.spec.train_label, source.train.label)
+    np.testing.assert_array_equal(source.info.train_label, source.train.label)
     assert source.train.label.dtype == np.int32
-    assert source.spec.class_names[3] == "cat"
+    assert source.info.class_names[3] == "cat"
 
 
 def cut(path):
@@ -65,12 +64,12 @@ def test_half_a_set_says_how_to_repair_it(cifar, damage, message):
 
 def test_wrong_counts_and_labels_are_errors(cifar, monkeypatch):
     data_dir = str(cifar.parent.parent)
-    right = specs.KNOWN["cifar10"]
-    monkeypatch.setitem(specs.KNOWN, "cifar10", dataclasses.replace(right, num_train=13))
+    right = dataset_info.KNOWN["cifar10"]
+    monkeypatch.setitem(dataset_info.KNOWN, "cifar10", dataclasses.replace(right, num_train=13))
     with pytest.raises(ValueError, match="holds 12 examples instead of 13"):
         data.load("cifar10", data_dir=data_dir)
     few = dataclasses.replace(right, class_names=right.class_names[:7])
-    monkeypatch.setitem(specs.KNOWN, "cifar10", few)
+    monkeypatch.setitem(dataset_info.KNOWN, "cifar10", few)
     with pytest.raises(ValueError, match=r"label 9, not in 0\.\.6"):
         data.load("cifar10", data_dir=data_dir)
 
@@ -111,7 +110,7 @@ def test_any_small_tfds_set_is_read_into_memory(tmp_path):
     splits = {"train": grey, "validation": grey[:3]}
     write_tfds(tmp_path, "tiny_grey", "1.0.0", splits, 3, (32, 32, 1))
     source = data.load("tfds:tiny_grey", data_dir=str(tmp_path))
-    assert source.spec.num_classes == 3 and source.spec.num_test == 3
+    assert source.info.num_classes == 3 and source.info.num_test == 3
     np.testing.assert_array_equal(source.train.image, [np.repeat(i, 3, 2) for i, _ in grey])
     with pytest.raises(ValueError, match="no split 'test'"):
         data.load("tfds:tiny_grey", data_dir=str(tmp_path), test="test")
@@ -119,7 +118,7 @@ def test_any_small_tfds_set_is_read_into_memory(tmp_path):
         data.load("tfds:tiny_grey", data_dir=str(tmp_path), tets="test")
 
 
-def write_cinic(path, classes=specs.CIFAR10_CLASSES):
+def write_cinic(path, classes=dataset_info.CIFAR10_CLASSES):
     """An archive of the official layout: 2 train, 1 valid and 1 test image per class, one grey."""
     number = 0
     with tarfile.open(path, "w:gz") as tar:
@@ -137,9 +136,9 @@ def write_cinic(path, classes=specs.CIFAR10_CLASSES):
 
 
 def test_cinic10_is_prepared_from_its_archive(tmp_path, monkeypatch, capsys):
-    small = dataclasses.replace(specs.KNOWN["cinic10"], num_train=20, num_test=10)
-    monkeypatch.setitem(specs.KNOWN, "cinic10", small)
-    monkeypatch.setattr(specs, "CINIC10_VALIDATION", 10)
+    small = dataclasses.replace(dataset_info.KNOWN["cinic10"], num_train=20, num_test=10)
+    monkeypatch.setitem(dataset_info.KNOWN, "cinic10", small)
+    monkeypatch.setattr(dataset_info, "CINIC10_VALIDATION", 10)
     where = ["cinic10", "--data_dir", str(tmp_path / "tfds"), "--manual_dir", str(tmp_path)]
     with pytest.raises(SystemExit, match=r"put https://datashare.*CINIC-10.tar.gz into manual_dir"):
         prepare.main(where)
@@ -159,7 +158,7 @@ def test_cinic10_is_prepared_from_its_archive(tmp_path, monkeypatch, capsys):
         image = np.repeat(image[..., :1], 3, 2) if number == 0 else image
         assert seen[image.tobytes()] == number // 2
     both = data.load("cinic10", data_dir=str(tmp_path / "tfds"), train="train+validation")
-    assert both.spec.num_train == len(both.train.label) == 30
+    assert both.info.num_train == len(both.train.label) == 30
     with pytest.raises(ValueError, match="unknown training set of cinic10 'validation'"):
         data.load("cinic10", data_dir=str(tmp_path / "tfds"), train="validation")
 

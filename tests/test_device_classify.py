@@ -14,9 +14,9 @@ from atkd_jax import data
 from atkd_jax.data import preparation
 
 CLASSIFY = Path(__file__).parent.parent / "examples/device/classify.py"
-spec = importlib.util.spec_from_file_location("classify", CLASSIFY)
-classify = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(classify)
+info = importlib.util.spec_from_file_location("classify", CLASSIFY)
+classify = importlib.util.module_from_spec(info)
+info.loader.exec_module(classify)
 
 
 def write_kinds(root, sizes):

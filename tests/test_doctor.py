@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from atkd_jax import doctor, plan
+from atkd_jax import doctor
 from atkd_jax.data import prepared
+from atkd_jax.training import dry_run
 from tests.images import encoded, picture
 from tests.runs import PATIENCE, held_port, small_config, write_npz
 
@@ -112,7 +113,7 @@ def test_neither_doctor_nor_dry_run_downloads(healthy, tmp_path, capsys, monkeyp
     assert not doctor.examine(config, workdir)
     assert "run: python -m atkd_jax.data.prepare beans" in lines(capsys)["data"]
     with pytest.raises(ValueError, match="beans is not prepared in .* run: python"):
-        plan.make_plan(config)
+        dry_run.make_plan(config)
 
 
 def test_a_bucket_is_no_workdir():

@@ -12,9 +12,9 @@ from jax.extend.core import jaxprs_in_params
 
 from atkd_jax import models
 from atkd_jax.export import onnx, student, tflite
+from atkd_jax.models.network import Network
 from atkd_jax.models.resnet import Bottleneck, ResNet
 from atkd_jax.models.resnet_cifar import BasicBlock
-from atkd_jax.step import Network
 
 pytest.importorskip("ai_edge_litert")
 pytest.importorskip("onnxruntime")

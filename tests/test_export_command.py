@@ -16,8 +16,8 @@ from runs import PATIENCE, write_npz
 from atkd_jax.export import formats, measure, onnx, student
 from atkd_jax.export.__main__ import export
 from atkd_jax.export.__main__ import main as export_main
-from atkd_jax.lock import claim
-from atkd_jax.train import train_and_evaluate
+from atkd_jax.runtime.lock import lock
+from atkd_jax.training.loop import train_and_evaluate
 from configs import digits
 
 pytest.importorskip("ai_edge_litert")
@@ -168,7 +168,7 @@ def test_a_command_that_fails_gives_back_what_a_killed_one_had_moved(digits_run,
 
 @pytest.mark.slow
 def test_two_exports_at_once_are_one_too_many(digits_run):
-    with claim(digits_run):
+    with lock(digits_run):
         refused(digits_run, "is in use by process")
 
 

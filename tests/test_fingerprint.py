@@ -10,12 +10,14 @@ import pytest
 from images import encoded
 from runs import small_config
 
-from atkd_jax import checkpoint, data, teacher, train
+from atkd_jax import data
 from atkd_jax.data import memory
-from atkd_jax.fingerprint import DATA, difference, of_data, same_classes
-from atkd_jax.logs import Log
-from atkd_jax.signals import Interrupted
-from atkd_jax.train import train_and_evaluate
+from atkd_jax.runtime import checkpoint
+from atkd_jax.runtime.fingerprint import DATA, difference, of_data, same_classes
+from atkd_jax.runtime.logs import Log
+from atkd_jax.runtime.preemption import Interrupted
+from atkd_jax.training import loop, teachers
+from atkd_jax.training.loop import train_and_evaluate
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -195,8 +197,8 @@ def test_a_teacher_that_is_not_as_good_as_its_export_says_is_refused(taught, tmp
         train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     now = of_data(data.load(config.data.name))
-    assert "top1" in teacher.check_export(config, tmp_path, now)
-    assert "top1" not in teacher.check_export(config, tmp_path, now | {"test_images": "others"})
+    assert "top1" in teachers.check_export(config, tmp_path, now)
+    assert "top1" not in teachers.check_export(config, tmp_path, now | {"test_images": "others"})
 
 
 @pytest.mark.slow
@@ -209,7 +211,7 @@ def test_a_run_does_not_go_on_with_another_teacher(taught, tmp_path, monkeypatch
         train_and_evaluate(config, tmp_path / "run")
     shutil.rmtree(tmp_path / "export")
     config.seed = 1
-    train_and_evaluate(teacher.recipe(config), tmp_path / "other")
+    train_and_evaluate(teachers.teacher_config(config), tmp_path / "other")
     shutil.copytree(tmp_path / "other/export", tmp_path / "export")
     config.seed = 0
     message = (
@@ -228,7 +230,7 @@ def test_data_that_change_after_the_teacher_was_trained_are_noticed(taught, tmp_
     with pytest.raises(
         ValueError, match="since its teacher was trained: number of training images"
     ):
-        teacher.check_export(config, tmp_path / "run", now)
+        teachers.check_export(config, tmp_path / "run", now)
 
 
 def test_a_signal_in_the_teachers_last_moments_stops_the_student(tmp_path, monkeypatch):
@@ -240,7 +242,7 @@ def test_a_signal_in_the_teachers_last_moments_stops_the_student(tmp_path, monke
         os.kill(os.getpid(), signal.SIGTERM)
         save_export(*args)
 
-    monkeypatch.setattr(train, "save_export", signalled)
+    monkeypatch.setattr(loop, "save_export", signalled)
     with pytest.raises(Interrupted, match="between two checkpoints"):
         train_and_evaluate(config_of(root, "kd"), workdir)
     assert (workdir / "teacher/summary.json").exists()
@@ -248,6 +250,8 @@ def test_a_signal_in_the_teachers_last_moments_stops_the_student(tmp_path, monke
 
 
 def test_a_teacher_that_guesses_is_told_of():
-    spec = memory.digits().spec
-    assert teacher.chance_warning(10.0, spec).startswith("warning: the teacher's top-1 of 10.00 is")
-    assert teacher.chance_warning(20.0, spec) is None
+    info = memory.digits().info
+    assert teachers.chance_warning(10.0, info).startswith(
+        "warning: the teacher's top-1 of 10.00 is"
+    )
+    assert teachers.chance_warning(20.0, info) is None

@@ -14,12 +14,14 @@ import jax
 import numpy as np
 import pytest
 
-from atkd_jax import methods, models, optim
+from atkd_jax import methods, models
 from atkd_jax.data.augment import Augment
 from atkd_jax.models.convert import to_flax
-from atkd_jax.objective import Objective, Term
-from atkd_jax.step import Network, init_state, make_train_step
-from atkd_jax.types import Batch, DataSpec
+from atkd_jax.models.network import Network
+from atkd_jax.training import optim
+from atkd_jax.training.objective import Objective, Term
+from atkd_jax.training.step import init_state, make_train_step
+from atkd_jax.types import Batch, DataInfo
 
 GOLDEN = Path(__file__).parent / "golden" / "train_kd_at.npz"
 TORCH_LAYOUT = {4: (3, 2, 0, 1), 2: (1, 0)}  # the file holds HWIO and (in, out)
@@ -51,11 +53,11 @@ def followed(golden):
     )
     lr = optim.make_schedule("constant", 0.05, 1, 20)
     tx = optim.make_optimizer("sgd", lr, momentum=0.9, weight_decay=5e-4)
-    spec = DataSpec("golden", (32, 32, 3), tuple("abcdefghij"), 640, 0, mean, std)
+    info = DataInfo("golden", (32, 32, 3), tuple("abcdefghij"), 640, 0, mean, std)
     key = jax.random.key(0)
 
     def start():
-        return init_state(student, teacher, objective, tx, spec, 32, key)
+        return init_state(student, teacher, objective, tx, info, 32, key)
 
     image = np.zeros((1, 32, 32, 3), np.float32)
     master = variables(

@@ -21,7 +21,7 @@ from runs import (
     start_job,
 )
 
-from atkd_jax import hosts
+from atkd_jax.runtime import hosts
 
 # Of other sums over devices, grown over a few steps; measured: at most 3e-8.
 ROUNDING = 1e-5

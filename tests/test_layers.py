@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from atkd_jax.models import layers
+from atkd_jax.nn import layers
 
 
 def normal(seed, *shape):

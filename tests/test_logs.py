@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from atkd_jax import logs
+from atkd_jax.runtime import logs
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import sys
 import pytest
 from absl import flags
 
-from atkd_jax import hosts, main
-from atkd_jax.signals import Interrupted
+from atkd_jax import main
+from atkd_jax.runtime import hosts
+from atkd_jax.runtime.preemption import Interrupted
 
 GOOD = "--config=configs/digits.py:method=atkd"
 

@@ -230,7 +230,7 @@ def test_nst_is_the_same_by_channels_and_by_positions():
 
 @pytest.mark.parametrize("name", ["sp", "cc", "rkd", "pkt"])
 def test_relational_methods_ask_for_the_whole_batch(name):
-    assert methods.METHODS[name].couples_examples
+    assert methods.METHODS[name].needs_global_batch
 
 
 @pytest.mark.parametrize("name", ["cc", "rkd"])

@@ -11,12 +11,12 @@ import pytest
 
 from atkd_jax import methods
 from atkd_jax.methods import METHODS, Extras
-from atkd_jax.objective import Objective, Term
-from atkd_jax.types import Batch, DataSpec, ModelOut
+from atkd_jax.training.objective import Objective, Term
+from atkd_jax.types import Batch, DataInfo, ModelOut
 
 B, K, N = 8, 10, 64
 LABELS = np.arange(N, dtype=np.int32) % K
-DATA = DataSpec(
+DATA = DataInfo(
     name="fake",
     image_shape=(8, 8, 3),
     class_names=tuple("abcdefghij"),
@@ -86,13 +86,13 @@ def fake_batch(seed) -> Batch:
     return Batch(jnp.zeros((B, 8, 8, 3)), jnp.asarray(LABELS[index]), jnp.asarray(index))
 
 
-def specs(tree):
+def shapes_of(tree):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def created(row, t, s):
     method = methods.create(row.name, **row.fields)
-    return method, method.init(jax.random.key(0), specs(t), specs(s), DATA)
+    return method, method.init(jax.random.key(0), shapes_of(t), shapes_of(s), DATA)
 
 
 class Trained(NamedTuple):
@@ -178,7 +178,7 @@ def test_bfloat16_features_give_nearly_the_same_loss(row):
 def test_state_keeps_its_structure_shapes_and_dtypes(row):
     out = results(row)
     for state in out.states:
-        assert specs(state) == specs(out.extras.state)
+        assert shapes_of(state) == shapes_of(out.extras.state)
 
 
 @pytest.mark.slow
@@ -200,7 +200,7 @@ def test_loss_of_equal_outputs_is_zero(row):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "row",
-    [r for r in ROWS + VARIANTS if not METHODS[r.name].couples_examples],
+    [r for r in ROWS + VARIANTS if not METHODS[r.name].needs_global_batch],
     ids=lambda row: row.name,
 )
 def test_loss_that_does_not_couple_examples_is_the_mean_over_devices(row):

@@ -5,8 +5,8 @@ import pytest
 
 from atkd_jax.methods import create
 from atkd_jax.methods.base import Extras
-from atkd_jax.objective import Objective, Term
-from atkd_jax.ops import cross_entropy
+from atkd_jax.nn.ops import cross_entropy
+from atkd_jax.training.objective import Objective, Term
 from atkd_jax.types import Batch, ModelOut
 
 

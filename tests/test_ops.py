@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atkd_jax import ops
+from atkd_jax.nn import ops
 from atkd_jax.types import ModelOut
 
 

@@ -3,8 +3,8 @@ import numpy as np
 import optax
 import pytest
 
-from atkd_jax import build
-from atkd_jax.optim import make_optimizer, make_schedule
+from atkd_jax.training import from_config
+from atkd_jax.training.optim import make_optimizer, make_schedule
 from configs import common
 
 
@@ -68,9 +68,9 @@ def test_the_rate_grows_with_the_batch():
     config = common.get_config()
     config.schedule.name = "constant"
     config.batch_size, config.optimizer.lr = 1024, 0.05
-    assert float(build.schedule(config, 10)(0)) == np.float32(0.05)
+    assert float(from_config.schedule(config, 10)(0)) == np.float32(0.05)
     config.optimizer.reference_batch = 256
-    np.testing.assert_allclose(build.schedule(config, 10)(0), 0.2, rtol=1e-6)
+    np.testing.assert_allclose(from_config.schedule(config, 10)(0), 0.2, rtol=1e-6)
 
 
 def test_rmsprop_is_tensorflows():

@@ -12,14 +12,15 @@ from runs import difference
 from atkd_jax import models
 from atkd_jax.data.augment import Augment
 from atkd_jax.data.memory import Arrays, MemorySource
-from atkd_jax.dispatch import make_dispatch
-from atkd_jax.evaluate import make_evaluate
-from atkd_jax.feed import MemoryFeed
 from atkd_jax.methods import METHODS, create
-from atkd_jax.objective import Objective, Term
-from atkd_jax.parallel import Parallel
-from atkd_jax.step import Network, init_state, make_train_step
-from atkd_jax.types import DataSpec
+from atkd_jax.models.network import Network
+from atkd_jax.runtime.devices import Parallel
+from atkd_jax.training.evaluate import make_evaluate
+from atkd_jax.training.loader import MemoryFeed
+from atkd_jax.training.multi_step import make_multi_step
+from atkd_jax.training.objective import Objective, Term
+from atkd_jax.training.step import init_state, make_train_step
+from atkd_jax.types import DataInfo
 
 STEPS, BATCH, SIZE = 5, 16, 8
 STATS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -34,7 +35,7 @@ TERMS = {
 APART = {
     name: Term(1.0, create(name))
     for name, method in METHODS.items()
-    if method.couples_examples or hasattr(method, "axis_name")
+    if method.needs_global_batch or hasattr(method, "axis_name")
 }
 
 
@@ -51,8 +52,8 @@ def source():
     image = rng.randint(0, 256, (STEPS * BATCH, SIZE, SIZE, 3)).astype(np.uint8)
     label = rng.randint(0, 10, STEPS * BATCH).astype(np.int32)
     names = tuple("abcdefghij")
-    spec = DataSpec("noise", (SIZE, SIZE, 3), names, STEPS * BATCH, 27, *STATS, label)
-    return MemorySource(spec, Arrays(image, label), Arrays(image[:27], label[:27]))
+    info = DataInfo("noise", (SIZE, SIZE, 3), names, STEPS * BATCH, 27, *STATS, label)
+    return MemorySource(info, Arrays(image, label), Arrays(image[:27], label[:27]))
 
 
 @functools.cache
@@ -71,7 +72,7 @@ def trained(mode, devices, synchronised=True, loop=False, apart=False):
     key = jax.random.key(0)
 
     def fresh():
-        return init_state(student, teacher, objective, tx, data.spec, BATCH, key)
+        return init_state(student, teacher, objective, tx, data.info, BATCH, key)
 
     state = parallel.init(fresh)
     master = parallel.init(lambda: teacher.module.init(key, np.zeros((1, SIZE, SIZE, 3), "f4")))
@@ -83,7 +84,7 @@ def trained(mode, devices, synchronised=True, loop=False, apart=False):
         traces += 1
         return step(*args)
 
-    dispatch = parallel.spmd(make_dispatch(counted, feed.fetch), spread=(3,), donate=(0,))
+    dispatch = parallel.spmd(make_multi_step(counted, feed.fetch), sharded=(3,), donate=(0,))
     metrics = []
     for stack, start, stop in feed.train(0, 0, 3 if loop else 1):
         before = state

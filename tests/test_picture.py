@@ -9,7 +9,7 @@ import pytest
 from images import picture as smooth
 from PIL import Image
 
-from atkd_jax import picture, train
+from atkd_jax.training import attention_plot, loop
 
 NAMES = ["$_$", "50%_$$", r"\frac{", "日本語", "a" * 255, "{}^", "👩\u200d🔬", "Ärger", ""]
 
@@ -21,22 +21,22 @@ def test_every_name_is_drawn_literally_and_in_silence(tmp_path, size, capfd):
     path = tmp_path / "new" / "attention.png"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        picture.write_attention(path, image, NAMES, {"teacher $x_$": maps, "student": maps})
+        attention_plot.write_attention(path, image, NAMES, {"teacher $x_$": maps, "student": maps})
     with Image.open(path) as drawn:
         assert min(drawn.size) > 100
     assert capfd.readouterr().err == ""
 
 
 def program(sample):
-    spec = SimpleNamespace(class_names=("ant", "bee"))
+    info = SimpleNamespace(class_names=("ant", "bee"))
     return SimpleNamespace(
-        feed=SimpleNamespace(sample=sample, spec=spec), teacher=None, student=None
+        feed=SimpleNamespace(sample=sample, info=info), teacher=None, student=None
     )
 
 
 def draw(path, sample):
     config = SimpleNamespace(teacher=SimpleNamespace(model="big"), student="small")
-    train.draw(path, config, program(sample), (), ())
+    loop.draw(path, config, program(sample), (), ())
 
 
 def test_a_picture_that_fails_is_one_line(tmp_path, capsys):
@@ -50,7 +50,7 @@ def test_a_picture_that_fails_is_one_line(tmp_path, capsys):
 
 def test_a_folder_in_the_place_of_the_picture_is_one_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "attention.png").mkdir()
-    monkeypatch.setattr(picture, "attention", lambda *_: {"2x2": np.zeros((2, 2, 2))})
+    monkeypatch.setattr(attention_plot, "attention", lambda *_: {"2x2": np.zeros((2, 2, 2))})
     image = np.stack([smooth(0), smooth(1)])
     draw(tmp_path / "attention.png", lambda count: (image, [0, 1]))
     [line] = capsys.readouterr().out.splitlines()

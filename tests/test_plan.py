@@ -7,9 +7,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+from atkd_jax.training.program import make_parallel, make_program
 
-from atkd_jax import plan
-from atkd_jax.program import make_parallel, make_program
+from atkd_jax.training import dry_run
 from configs import cifar10, cinic10, imagenet, svhn
 from tests.runs import PATIENCE, small_config, write_npz
 
@@ -29,7 +29,7 @@ def test_the_plan_compiles_without_data(mode, accumulate, monkeypatch):
     config.terms = {"kd": {"weight": 1.0}}
     config.accumulate = accumulate
     config.teacher.update(weights="not_here.pth", mean=(0.5,) * 3, std=(0.25,) * 3)
-    text = "\n".join(plan.make_plan(config))
+    text = "\n".join(dry_run.make_plan(config))
     devices = 1 if mode == "none" else jax.device_count()
     assert f"devices: {devices} x" in text and f"batch: 64 = {devices} x {64 // devices}" in text
     assert "240 epochs x 781 = 187,440" in text
@@ -45,14 +45,14 @@ def test_statistics_that_make_no_sense_are_refused_without_the_weights():
     config = small_cifar(batch_size=64)
     config.teacher.update(weights="not_here.pth", mean=(127.0,) * 3, std=(60.0,) * 3)
     with pytest.raises(ValueError, match="teacher.mean .* is not .* by 255"):
-        plan.make_plan(config)
+        dry_run.make_plan(config)
 
 
 def test_imagenet_is_known_without_being_there():
     config = imagenet.get_config()
-    spec, in_memory = plan.known(config)
-    assert not in_memory and spec.image_shape == (224, 224, 3) and spec.num_classes == 1000
-    feed = plan.paper_feed(config, make_parallel(config))
+    info, in_memory = dry_run.known(config)
+    assert not in_memory and info.image_shape == (224, 224, 3) and info.num_classes == 1000
+    feed = dry_run.paper_feed(config, make_parallel(config))
     assert feed.stack.image.shape == (1, 1024, 224, 224, 3) and feed.steps_per_epoch == 1251
     assert feed.train_data == ()
 
@@ -64,8 +64,8 @@ def test_options_that_add_images_count(config, num):
     config = config.get_config()
     name = config.data.name
     config.data.options = {"extra": True} if name == "svhn" else {"train": "train+validation"}
-    spec, in_memory = plan.known(config)
-    assert in_memory and spec.num_train == num == len(spec.train_label)
+    info, in_memory = dry_run.known(config)
+    assert in_memory and info.num_train == num == len(info.train_label)
 
 
 @pytest.mark.parametrize("mode", ["shard_map", "pmap", "none"])
@@ -74,7 +74,7 @@ def test_the_shapes_are_those_of_a_run(tmp_path, mode):
     config.parallel = mode
     program = make_program(config)
     assert "train_data" not in vars(program.feed)  # its teacher may still have to be trained
-    feed = plan.paper_feed(config, program.parallel)
+    feed = dry_run.paper_feed(config, program.parallel)
     stack, _, _ = next(program.feed.train(0, 0, 1))
     theirs = (program.feed.train_data, stack)
     same = jax.tree.map(
@@ -87,7 +87,7 @@ def test_the_shapes_are_those_of_a_run(tmp_path, mode):
 
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(ValueError, match="batch_size 51200 is larger than the training set"):
-        plan.make_plan(small_cifar(batch_size=51_200))
+        dry_run.make_plan(small_cifar(batch_size=51_200))
 
 
 @pytest.mark.slow
@@ -105,11 +105,11 @@ def test_the_command_needs_no_workdir(tmp_path):
 
 
 def test_the_rate_of_imagenet_grows_with_the_batch():
-    from atkd_jax import build
+    from atkd_jax.training import from_config
 
     for epochs, peak in (("300", 0.2), ("100", 0.4)):
         config = imagenet.get_config(f"epochs={epochs}")
-        lr = build.schedule(config, 1251)
+        lr = from_config.schedule(config, 1251)
         np.testing.assert_allclose(lr(5 * 1251), peak, rtol=1e-4)
         assert config.epochs == int(epochs)
     with pytest.raises(ValueError, match="unknown track of epochs '200'"):

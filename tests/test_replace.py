@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from atkd_jax import replace
+from atkd_jax.runtime import replace
 
 CALLS = ("rename", "mkdir", "unlink", "rmdir")
 

@@ -10,7 +10,7 @@ import pytest
 from result_lines import line
 from runs import PATIENCE
 
-from atkd_jax.signals import StopSignal, stop_signal
+from atkd_jax.runtime.preemption import StopSignal, stop_signal
 from experiments import ledger, measure, run, runs, worker
 from experiments.schema import CURVES
 from experiments.tables import TABLES, Row

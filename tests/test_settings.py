@@ -7,9 +7,10 @@ import re
 import pytest
 from ml_collections import ConfigDict
 
-from atkd_jax import build, methods, settings
-from atkd_jax.plan import make_plan
-from atkd_jax.train import train_and_evaluate
+from atkd_jax import methods
+from atkd_jax.training import from_config, settings
+from atkd_jax.training.dry_run import make_plan
+from atkd_jax.training.loop import train_and_evaluate
 from configs import cifar10, common, digits
 from configs import methods as presets
 
@@ -268,10 +269,10 @@ def test_warnings_are_true():
     config = cifar10.get_config("method=kd")
     for epochs, factor in ((3, 1.0), (180, 0.1), (240, 0.001)):
         config.epochs = epochs
-        last = float(build.schedule(config, 10)(epochs * 10 - 1))
+        last = float(from_config.schedule(config, 10)(epochs * 10 - 1))
         assert last == pytest.approx(factor * config.optimizer.lr, rel=1e-5)
     config.schedule.warmup_epochs, config.epochs = 3.0, 3
-    assert float(build.schedule(config, 10)(29)) < config.optimizer.lr
+    assert float(from_config.schedule(config, 10)(29)) < config.optimizer.lr
 
 
 @pytest.mark.parametrize("name", methods.METHODS)

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from atkd_jax.signals import Interrupted, stop_signal
+from atkd_jax.runtime.preemption import Interrupted, stop_signal
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 

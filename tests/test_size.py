@@ -6,8 +6,8 @@ import pytest
 from flax import linen as nn
 
 from atkd_jax import models
-from atkd_jax.models import layers
 from atkd_jax.models.size import count_macs, count_params
+from atkd_jax.nn import layers
 
 
 def test_macs_of_resnet20_are_those_of_the_formula():

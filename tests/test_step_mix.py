@@ -9,11 +9,12 @@ from test_parallel import BATCH, SIZE, STATS, source
 from atkd_jax import methods, models
 from atkd_jax.data.augment import Augment
 from atkd_jax.data.mix import Mix
-from atkd_jax.dispatch import make_dispatch
-from atkd_jax.feed import MemoryFeed
-from atkd_jax.objective import Objective, Term
-from atkd_jax.parallel import Parallel
-from atkd_jax.step import Network, init_state, make_train_step
+from atkd_jax.models.network import Network
+from atkd_jax.runtime.devices import Parallel
+from atkd_jax.training.loader import MemoryFeed
+from atkd_jax.training.multi_step import make_multi_step
+from atkd_jax.training.objective import Objective, Term
+from atkd_jax.training.step import init_state, make_train_step
 
 
 def first_step(devices, mixing):
@@ -25,11 +26,11 @@ def first_step(devices, mixing):
     objective = Objective(1.0, {"kd": Term(1.0, methods.create("kd"))})
     tx, key = optax.sgd(0.01), jax.random.key(0)
     state = parallel.init(
-        lambda: init_state(student, teacher, objective, tx, data.spec, BATCH, key)
+        lambda: init_state(student, teacher, objective, tx, data.info, BATCH, key)
     )
     master = parallel.init(lambda: teacher.module.init(key, np.zeros((1, SIZE, SIZE, 3), "f4")))
     step = make_train_step(student, teacher, objective, tx, Augment(), parallel.axis, mixing=mixing)
-    dispatch = parallel.spmd(make_dispatch(step, feed.fetch), spread=(3,))
+    dispatch = parallel.spmd(make_multi_step(step, feed.fetch), sharded=(3,))
     stack, start, stop = next(feed.train(0, 0, 1))
     args = (state, master, feed.train_data, stack, np.int32(start), np.int32(stop), np.int32(0))
     return {key: float(value) for key, value in dispatch(*args)[1].items()}

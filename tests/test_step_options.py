@@ -8,29 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from atkd_jax.training.program import make_parallel, make_program
 
-from atkd_jax import checkpoint, methods, models, teacher
+from atkd_jax import methods, models
 from atkd_jax.data.augment import Augment
-from atkd_jax.dispatch import make_dispatch
 from atkd_jax.methods import create
-from atkd_jax.objective import Objective, Term
-from atkd_jax.parallel import Parallel
-from atkd_jax.program import make_parallel, make_program
-from atkd_jax.step import (
-    Network,
-    init_state,
-    make_train_step,
-    student_variables,
-)
-from atkd_jax.train import train_and_evaluate
-from atkd_jax.types import Batch, DataSpec, ModelOut
+from atkd_jax.models.network import Network
+from atkd_jax.runtime import checkpoint
+from atkd_jax.runtime.devices import Parallel
+from atkd_jax.training import teachers
+from atkd_jax.training.loop import train_and_evaluate
+from atkd_jax.training.multi_step import make_multi_step
+from atkd_jax.training.objective import Objective, Term
+from atkd_jax.training.step import init_state, make_train_step, student_variables
+from atkd_jax.types import Batch, DataInfo, ModelOut
 from tests.runs import small_config, write_npz
 
 BATCH, SIZE, CLASSES, STEPS = 16, 8, 5, 3
 STATS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 NUM = 64
 LABELS = np.arange(NUM).astype(np.int32) % CLASSES
-SPEC = DataSpec("noise", (SIZE, SIZE, 3), tuple("abcde"), NUM, NUM, *STATS, train_label=LABELS)
+SPEC = DataInfo("noise", (SIZE, SIZE, 3), tuple("abcde"), NUM, NUM, *STATS, train_label=LABELS)
 TERMS = {"kd": Term(0.9, create("kd")), "at": Term(10.0, create("at"))}
 
 
@@ -79,8 +77,8 @@ def states(devices, accumulate, norm=False, ema=0.0):
     weights = parallel.init(
         lambda: master.module.init(jax.random.key(2), jnp.zeros((1, *SPEC.image_shape)))
     )
-    dispatch = parallel.spmd(make_dispatch(step, lambda _, batch: batch), spread=(3,))
-    stack = parallel.place_batches(batches())
+    dispatch = parallel.spmd(make_multi_step(step, lambda _, batch: batch), sharded=(3,))
+    stack = parallel.shard_batches(batches())
     found, metrics = [jax.device_get(state)], []
     for i in range(STEPS):
         i = np.int32(i)
@@ -170,7 +168,7 @@ def test_the_average_is_tested_and_exported(tmp_path):
     sharding = program.parallel.replicated
     state, _ = checkpoints.restore(checkpoints.latest(), program.like, sharding)
     checkpoints.close()
-    like = teacher.variables_like(program.student, program.feed.spec)
+    like = teachers.variables_like(program.student, program.feed.info)
     exported = checkpoint.load_export(tmp_path / "run" / "export", like)
     assert_close(exported, jax.device_get(state.ema), 0)
     kernel = state.params["student"]["stem_conv"]["kernel"]

@@ -6,10 +6,10 @@ import safetensors.numpy
 from runs import small_config
 from weight_files import tensor, write_zip
 
-from atkd_jax import teacher
-from atkd_jax.types import DataSpec
+from atkd_jax.training import teachers
+from atkd_jax.types import DataInfo
 
-SPEC = DataSpec(
+SPEC = DataInfo(
     "noise", (8, 8, 3), tuple("abc"), 9, 9, (0.4, 0.5, 0.6), (0.2, 0.2, np.float64(0.3))
 )
 THIRDS, FIFTHS = (0.3, 0.3, 0.3), (0.2, 0.2, 0.2)
@@ -55,25 +55,25 @@ def test_statistics_are_of_pixels_in_0_to_1_or_refused(case, config):
     config.teacher.mean, config.teacher.std = mean, std
     if message is None:
         given = {"mean": mean, "std": std} if mean else {}
-        assert teacher.read_facts(config) == given
+        assert teachers.read_facts(config) == given
         return
     with pytest.raises(ValueError, match=message) as caught:
-        teacher.read_facts(config)
+        teachers.read_facts(config)
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_is_known_by_its_content(config, tmp_path):
-    assert teacher.read_facts(config) == {}
+    assert teachers.read_facts(config) == {}
     (tmp_path / "net.pth").write_text("<!DOCTYPE html>")
     config.teacher.weights = str(tmp_path / "net.pth")
     with pytest.raises(ValueError, match="net.pth: it is a web page and not the weights"):
-        teacher.read_facts(config)
+        teachers.read_facts(config)
 
 
 def test_the_home_folder_may_be_a_tilde(config, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     config.teacher.weights = "~/net.pth.tar"
-    assert teacher.read_facts(config) == {}
+    assert teachers.read_facts(config) == {}
 
 
 def test_a_key_needs_a_file(config, tmp_path):
@@ -81,17 +81,17 @@ def test_a_key_needs_a_file(config, tmp_path):
     for weights, message in ((str(tmp_path), "drop weights_key"), ("", "not given")):
         config.teacher.weights = weights
         with pytest.raises(ValueError, match=message):
-            teacher.read_facts(config)
+            teachers.read_facts(config)
 
 
 @pytest.fixture
 def loaded(config, monkeypatch):
     """What of a file becomes a network's: `load` without a network."""
-    monkeypatch.setattr(teacher.convert, "to_flax", lambda name, tensors, like: tensors)
+    monkeypatch.setattr(teachers.convert, "to_flax", lambda name, tensors, like: tensors)
 
     def load():
-        network = teacher.describe(config, SPEC)
-        return teacher.load(config, network, SPEC, None, None)
+        network = teachers.describe(config, SPEC)
+        return teachers.load(config, network, SPEC, None, None)
 
     return load
 

@@ -195,7 +195,7 @@ def test_other_files_are_refused_in_words(tmp_path):
     refused(b"", "it is empty")
     refused(b"weights of a network", "neither torch.save .* begins with 'weights of a net'")
     refused(b"\n <!DOCTYPE html><html>Sign in", "it is a web page and not the weights")
-    refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "`git lfs pull`")
+    refused(b"version https://git-lfs.github.com/info/v1\noid sha256:0", "`git lfs pull`")
     refused(pickle.dumps({"a": 1}), "a pickle that was not written by torch.save")
     refused(b"\x1f\x8b" + bytes(100), "packed archive; unpack it")
     with tarfile.open(tmp_path / "net.tar", "w") as archive:

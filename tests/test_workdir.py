@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from runs import EXPORT_META, small_config
 
-from atkd_jax import lock, workdir
-from atkd_jax.checkpoint import read_export_meta
+from atkd_jax.runtime import lock, run_files
+from atkd_jax.runtime.checkpoint import read_export_meta
 
 LOCK = "process 7 on a.host"
 # What has happened to JSON files of ours, or was never one.
@@ -49,11 +49,11 @@ def refused(match, act, folder):
 
 
 def claimed(folder):
-    with lock.claim(folder):
+    with lock.lock(folder):
         pass
 
 
-@pytest.mark.parametrize("name", workdir.WRITTEN)
+@pytest.mark.parametrize("name", run_files.WRITTEN)
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
 def test_what_a_run_would_write_is_the_users_unless_a_run_says_otherwise(
     name, kind, config, tmp_path
@@ -66,20 +66,20 @@ def test_what_a_run_would_write_is_the_users_unless_a_run_says_otherwise(
         path.symlink_to("nowhere")
     else:
         path.write_text("three years")
-    refused(f"{name}.* is not", lambda: workdir.check(config, tmp_path), tmp_path)
+    refused(f"{name}.* is not", lambda: run_files.check(config, tmp_path), tmp_path)
     if name != "config.json" and not (name == "export" and kind != "link"):
         (tmp_path / "lock").write_text(LOCK)
         if name != "checkpoints" or kind == "link":
-            workdir.check(config, tmp_path)
+            run_files.check(config, tmp_path)
 
 
 def test_other_files_of_the_user_stay_and_are_no_hindrance(config, tmp_path):
     (tmp_path / "notes.txt").write_text("notes")
     (tmp_path / "device").mkdir()
-    workdir.check(config, tmp_path)
-    with workdir.disk_errors(tmp_path), lock.claim(tmp_path):
-        workdir.write_json(tmp_path / "config.json", config.to_dict())
-    workdir.check(config, tmp_path)
+    run_files.check(config, tmp_path)
+    with run_files.disk_errors(tmp_path), lock.lock(tmp_path):
+        run_files.write_json(tmp_path / "config.json", config.to_dict())
+    run_files.check(config, tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["config.json", "device", "lock", "notes.txt"]
 
 
@@ -101,13 +101,13 @@ LOCKS = {
 @pytest.mark.parametrize("kind", LOCKS)
 def test_a_lock_that_is_not_ours_is_neither_followed_nor_changed(kind, config, tmp_path):
     LOCKS[kind](tmp_path / "lock")
-    for act in (lambda: workdir.check(config, tmp_path), lambda: claimed(tmp_path)):
+    for act in (lambda: run_files.check(config, tmp_path), lambda: claimed(tmp_path)):
         refused("lock is not the lock of a run, .* another --workdir", act, tmp_path)
 
 
 def test_a_lock_names_its_process_and_keeps_others_out(tmp_path):
     folder = tmp_path / "deep" / "run"
-    with lock.claim(folder):
+    with lock.lock(folder):
         assert lock.OWNER.fullmatch((folder / "lock").read_text())
         with pytest.raises(ValueError, match=f"is in use by process {os.getpid()} on"):
             claimed(folder)
@@ -124,13 +124,13 @@ def test_a_folder_in_which_nothing_was_written_is_nobodys_run(config, tmp_path):
     claimed(tmp_path)
     assert os.listdir(tmp_path) == ["notes.txt"]
     (tmp_path / "metrics.jsonl").write_text("mine, too")
-    refused("metrics.jsonl is not from a run", lambda: workdir.check(config, tmp_path), tmp_path)
+    refused("metrics.jsonl is not from a run", lambda: run_files.check(config, tmp_path), tmp_path)
 
 
 def test_a_teacher_of_an_earlier_run_is_taken_up(config, tmp_path):
     (tmp_path / "teacher").mkdir()
-    workdir.write_json(tmp_path / "teacher" / "config.json", config.to_dict())
-    workdir.check(config, tmp_path)
+    run_files.write_json(tmp_path / "teacher" / "config.json", config.to_dict())
+    run_files.check(config, tmp_path)
 
 
 def test_a_lock_that_was_removed_meanwhile_is_made_anew(tmp_path, monkeypatch):
@@ -143,13 +143,13 @@ def test_a_lock_that_was_removed_meanwhile_is_made_anew(tmp_path, monkeypatch):
         flock(*args)
 
     monkeypatch.setattr(lock.fcntl, "flock", late)
-    with lock.claim(tmp_path / "run"):
+    with lock.lock(tmp_path / "run"):
         with pytest.raises(ValueError, match="is in use by process"):
             claimed(tmp_path / "run")
 
 
 def test_an_error_is_not_hidden_by_a_folder_that_is_gone(tmp_path):
-    with pytest.raises(ZeroDivisionError), lock.claim(tmp_path / "run"):
+    with pytest.raises(ZeroDivisionError), lock.lock(tmp_path / "run"):
         (tmp_path / "run" / lock.LOCK).unlink()
         (tmp_path / "run").rmdir()
         1 / 0  # noqa: B018
@@ -180,7 +180,7 @@ def test_a_disk_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(lock.fcntl, "flock", flock)
-    with lock.claim(tmp_path / "run"):
+    with lock.lock(tmp_path / "run"):
         (tmp_path / "run" / "file").touch()
     [line] = capsys.readouterr().out.splitlines()
     assert "cannot be locked here (No locks available): nothing keeps a second process" in line
@@ -189,8 +189,12 @@ def test_a_disk_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_a_damaged_file_is_named_with_what_to_do(damage, config, tmp_path):
     for name, act, advice in (
-        ("config.json", lambda: workdir.check(config, tmp_path), "put the run's own back"),
-        ("summary.json", lambda: workdir.read_summary(tmp_path), "move it away and give the run's"),
+        ("config.json", lambda: run_files.check(config, tmp_path), "put the run's own back"),
+        (
+            "summary.json",
+            lambda: run_files.read_summary(tmp_path),
+            "move it away and give the run's",
+        ),
         ("meta.json", lambda: read_export_meta(tmp_path), "put the run's own file back"),
     ):
         (tmp_path / name).write_bytes(DAMAGED[damage])
@@ -210,7 +214,10 @@ SUMMARY = {
 
 @pytest.mark.parametrize(
     "name, value, read",
-    [("summary.json", SUMMARY, workdir.read_summary), ("meta.json", EXPORT_META, read_export_meta)],
+    [
+        ("summary.json", SUMMARY, run_files.read_summary),
+        ("meta.json", EXPORT_META, read_export_meta),
+    ],
 )
 def test_a_key_that_is_missing_is_named(name, value, read, tmp_path):
     for key in value:
@@ -251,25 +258,25 @@ def test_home_is_written_out_where_paths_come_in(config, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     config.data.name, config.data.data_dir = "npz:~/data.npz", "~/sets"
     config.teacher.weights = "~/run/export"
-    workdir.expand_paths(config)
+    run_files.expand_paths(config)
     assert config.data.name == "npz:/home/someone/data.npz"
     assert config.data.data_dir == "/home/someone/sets"
     assert config.teacher.weights == "/home/someone/run/export"
     config.data.name = "cifar10"
-    workdir.expand_paths(config)
+    run_files.expand_paths(config)
     assert config.data.name == "cifar10"
     with pytest.raises(ValueError, match="there is no user 'nobody-at-all'"):
-        workdir.expand("~nobody-at-all/run")
+        run_files.expand("~nobody-at-all/run")
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/run", "gs://bucket/run", "hdfs://host/run"])
 def test_a_bucket_is_no_workdir(address, config):
     with pytest.raises(ValueError, match=f"workdir {address} is a bucket"):
-        workdir.check(config, Path(address))
+        run_files.check(config, Path(address))
     assert not Path(address.split("/")[0]).exists()
 
 
 def test_a_file_is_no_workdir(config, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file; give a folder"):
-        workdir.check(config, tmp_path / "file")
+        run_files.check(config, tmp_path / "file")

@@ -22,13 +22,12 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from atkd_jax.data import cifar_binary, folder, memory, npz, prepared
-from atkd_jax.data import spec as specs
+from atkd_jax.data import cifar_binary, dataset_info, folder, memory, npz, prepared
 from atkd_jax.data.memory import Arrays, MemorySource, epoch_order, eval_order
 from atkd_jax.data.records import FolderRecords, Share, TfdsRecords
 from atkd_jax.data.stream import StreamSource
 from atkd_jax.errors import check_known, printable
-from atkd_jax.types import DataSpec
+from atkd_jax.types import DataInfo
 
 __all__ = [
     "DATASETS", "Arrays", "Share", "MemorySource", "StreamSource", "epoch_order", "eval_order",
@@ -61,28 +60,30 @@ def _cifar(name: str, data_dir: str | None) -> Source:
         return _known(name, data_dir)
     train, test = cifar_binary.read(name, path)
     return MemorySource(
-        dataclasses.replace(specs.KNOWN[name], train_label=train.label), train, test
+        dataclasses.replace(dataset_info.KNOWN[name], train_label=train.label), train, test
     )
 
 
 def _svhn(data_dir: str | None, extra: bool = False) -> Source:
-    more = specs.SVHN_EXTRA if extra else 0
+    more = dataset_info.SVHN_EXTRA if extra else 0
     return _known("svhn", data_dir, "train+extra" if extra else "train", more)
 
 
 def _cinic10(data_dir: str | None, train: str = "train") -> Source:
-    more = {"train": 0, "train+validation": specs.CINIC10_VALIDATION}
+    more = {"train": 0, "train+validation": dataset_info.CINIC10_VALIDATION}
     check_known("training set of cinic10", train, more)
     return _known("cinic10", data_dir, train, more[train])
 
 
 def _known(name: str, data_dir: str | None, train: str = "train", more: int = 0) -> Source:
-    """A set whose facts stand in `spec`, with `more` training images than written there."""
-    spec = dataclasses.replace(specs.KNOWN[name], num_train=specs.KNOWN[name].num_train + more)
+    """A set whose facts stand in `info`, with `more` training images than written there."""
+    info = dataclasses.replace(
+        dataset_info.KNOWN[name], num_train=dataset_info.KNOWN[name].num_train + more
+    )
     builder = prepared.prepared(tfds_name(name), data_dir)
-    arrays = prepared.read_split(builder, train, spec.num_train, spec.num_classes)
-    test = prepared.read_split(builder, "test", spec.num_test, spec.num_classes)
-    return MemorySource(dataclasses.replace(spec, train_label=arrays.label), arrays, test)
+    arrays = prepared.read_split(builder, train, info.num_train, info.num_classes)
+    test = prepared.read_split(builder, "test", info.num_test, info.num_classes)
+    return MemorySource(dataclasses.replace(info, train_label=arrays.label), arrays, test)
 
 
 def _folder(
@@ -91,22 +92,23 @@ def _folder(
     found = folder.find(path)
     if not image_size:
         return folder.read(found, folder.common_size(found))
-    spec = _streamed(
+    info = _streamed(
         f"folder:{printable(path)}", image_size, found.class_names,
         len(found.train.label), len(found.test.label),
     )  # fmt: skip
-    spec = dataclasses.replace(spec, train_label=found.train.label)
-    return StreamSource(spec, FolderRecords(found.train, found.test), _needed(share), crop_ratio)
+    info = dataclasses.replace(info, train_label=found.train.label)
+    return StreamSource(info, FolderRecords(found.train, found.test), _needed(share), crop_ratio)
 
 
 def _imagenet2012(
     data_dir: str | None, share: Share | None, image_size: int = 224, crop_ratio: float = 224 / 256
 ) -> Source:
     source = _tfds("imagenet2012", data_dir, share, image_size, crop_ratio)
-    sizes = source.spec.num_train, source.spec.num_test
-    if sizes != specs.IMAGENET_SIZES:
+    sizes = source.info.num_train, source.info.num_test
+    if sizes != dataset_info.IMAGENET_SIZES:
         raise prepared.damaged(
-            source.records.builder, f"it holds {sizes} examples instead of {specs.IMAGENET_SIZES}"
+            source.records.builder,
+            f"it holds {sizes} examples instead of {dataset_info.IMAGENET_SIZES}",
         )
     return source
 
@@ -141,24 +143,24 @@ def _tfds(
         )
     records = TfdsRecords(builder, train, test, facts.image_key, facts.label_key)
     records.check()
-    spec = _streamed(
+    info = _streamed(
         name if name == "imagenet2012" else f"tfds:{name}",
         image_size, facts.class_names, facts.num_train, facts.num_test,
     )  # fmt: skip
-    return StreamSource(spec, records, _needed(share), crop_ratio)
+    return StreamSource(info, records, _needed(share), crop_ratio)
 
 
 def _streamed(
     name: str, size: int, class_names: tuple[str, ...], num_train: int, num_test: int
-) -> DataSpec:
-    return DataSpec(
+) -> DataInfo:
+    return DataInfo(
         name=name,
         image_shape=(size, size, 3),
         class_names=class_names,
         num_train=num_train,
         num_test=num_test,
-        mean=specs.IMAGENET_MEAN,
-        std=specs.IMAGENET_STD,
+        mean=dataset_info.IMAGENET_MEAN,
+        std=dataset_info.IMAGENET_STD,
     )
 
 
@@ -230,15 +232,15 @@ def load(
         check_known(f"option of {name}:", option, [k for k in takes if k not in given] or ["none"])
     given = {k: v for k, v in given.items() if k in takes}
     source = loader(*([path] if colon else []), **given, **options)
-    check_size(source.spec, size)
+    check_size(source.info, size)
     return source
 
 
-def check_size(spec: DataSpec, image_size: int) -> None:
+def check_size(info: DataInfo, image_size: int) -> None:
     """Raises ValueError if images of another size are asked for, and not as they are (0)."""
-    height, width, _ = spec.image_shape
+    height, width, _ = info.image_shape
     if image_size and (height, width) != (image_size, image_size):
         raise ValueError(
-            f"the images of {spec.name} are {width}x{height} and stay so: leave"
+            f"the images of {info.name} are {width}x{height} and stay so: leave"
             f" image_size={image_size} out"
         )

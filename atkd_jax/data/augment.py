@@ -12,11 +12,9 @@ CIFAR recipe of RepDistiller (Tian et al. 2020, arXiv 1910.10699).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from atkd_jax.data.geometry import PAD_MODES, crop, rotate
 from atkd_jax.data.randaugment import randaugment
@@ -55,8 +53,8 @@ class Augment:
         check_fields(self)
 
 
-def augment(rng: Array, image: Array, position: Array, spec: Augment) -> Array:
-    """Augments a batch; with the default `spec` it only scales.
+def augment(rng: Array, image: Array, position: Array, settings: Augment) -> Array:
+    """Augments a batch; with the default `settings` it only scales.
 
     Args:
       rng: the key of this step, the same on all devices.
@@ -69,42 +67,42 @@ def augment(rng: Array, image: Array, position: Array, spec: Augment) -> Array:
     Raises:
       ValueError: `reflect` is to mirror more pixels than the image has.
     """
-    if spec == Augment():
+    if settings == Augment():
         return image.astype(jnp.float32) / 255.0
-    if spec.pad_mode == "reflect" and spec.pad >= min(image.shape[1:3]):
-        raise ValueError(f"pad {spec.pad} is too large to reflect images of {image.shape[1:3]}")
+    if settings.pad_mode == "reflect" and settings.pad >= min(image.shape[1:3]):
+        raise ValueError(f"pad {settings.pad} is too large to reflect images of {image.shape[1:3]}")
     keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, position)
-    return jax.vmap(lambda key, x: _augment_one(key, x, spec))(keys, image)
+    return jax.vmap(lambda key, x: _augment_one(key, x, settings))(keys, image)
 
 
-def _augment_one(key: Array, image: Array, spec: Augment) -> Array:
+def _augment_one(key: Array, image: Array, settings: Augment) -> Array:
     """One image [H, W, 3] uint8 -> float32 in 0..1."""
     # The flip first: behind the others XLA on CPU would compute both branches (three times slower).
-    if spec.flip:
+    if settings.flip:
         image = jnp.where(draw_flip(key), image[:, ::-1], image)
-    if spec.rotate:
-        image = rotate(image.astype(jnp.float32), draw_angle(key, spec))
-    if spec.pad:
-        image = crop(image, draw_offset(key, spec), spec.pad, spec.pad_mode)
+    if settings.rotate:
+        image = rotate(image.astype(jnp.float32), draw_angle(key, settings))
+    if settings.pad:
+        image = crop(image, draw_offset(key, settings), settings.pad, settings.pad_mode)
     image = image.astype(jnp.float32)
-    if spec.randaugment:
+    if settings.randaugment:
         rng = jax.random.fold_in(key, RANDAUGMENT)
-        image = randaugment(rng, image, spec.randaugment, spec.magnitude)
+        image = randaugment(rng, image, settings.randaugment, settings.magnitude)
     image = image / 255.0
-    if spec.brightness:
-        image = jnp.clip(image * draw_factor(key, spec), 0.0, 1.0)
+    if settings.brightness:
+        image = jnp.clip(image * draw_factor(key, settings), 0.0, 1.0)
     return image
 
 
-def draw_angle(key: Array, spec: Augment) -> Array:
+def draw_angle(key: Array, settings: Augment) -> Array:
     """[] float32, degrees."""
     key = jax.random.fold_in(key, ROTATE)
-    return jax.random.uniform(key, (), minval=-spec.rotate, maxval=spec.rotate)
+    return jax.random.uniform(key, (), minval=-settings.rotate, maxval=settings.rotate)
 
 
-def draw_offset(key: Array, spec: Augment) -> Array:
+def draw_offset(key: Array, settings: Augment) -> Array:
     """[2] int32: the crop's first row and column in the padded image."""
-    return jax.random.randint(jax.random.fold_in(key, CROP), (2,), 0, 2 * spec.pad + 1)
+    return jax.random.randint(jax.random.fold_in(key, CROP), (2,), 0, 2 * settings.pad + 1)
 
 
 def draw_flip(key: Array) -> Array:
@@ -112,15 +110,9 @@ def draw_flip(key: Array) -> Array:
     return jax.random.bernoulli(jax.random.fold_in(key, FLIP))
 
 
-def draw_factor(key: Array, spec: Augment) -> Array:
+def draw_factor(key: Array, settings: Augment) -> Array:
     """[] float32."""
     key = jax.random.fold_in(key, BRIGHTNESS)
-    return jax.random.uniform(key, (), minval=1 - spec.brightness, maxval=1 + spec.brightness)
-
-
-def normalize(image: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """(image - mean) / std per channel, for [..., 3] floats in 0..1."""
-    shape = (1,) * (image.ndim - 1) + (3,)
-    mean = np.asarray(mean, np.float32).reshape(shape)
-    std = np.asarray(std, np.float32).reshape(shape)
-    return (image - mean) / std
+    return jax.random.uniform(
+        key, (), minval=1 - settings.brightness, maxval=1 + settings.brightness
+    )

@@ -6,8 +6,8 @@ directory; its splits are train, validation and test, 90,000 images each.
 
 from __future__ import annotations
 
+from atkd_jax.data.dataset_info import CIFAR10_CLASSES
 from atkd_jax.data.prepared import import_tf
-from atkd_jax.data.spec import CIFAR10_CLASSES
 
 _, tfds = import_tf()
 ARCHIVE = "CINIC-10.tar.gz"

@@ -9,8 +9,8 @@ import dataclasses
 
 import numpy as np
 
-from atkd_jax.data import spec as specs
-from atkd_jax.types import DataSpec
+from atkd_jax.data import dataset_info
+from atkd_jax.types import DataInfo
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Arrays:
 class MemorySource:
     """A data set held in memory whole. An example's index is its row in `train`."""
 
-    spec: DataSpec
+    info: DataInfo
     train: Arrays
     test: Arrays
 
@@ -98,11 +98,11 @@ def digits() -> MemorySource:
         "digits",
         Arrays(image[train], label[train]),
         Arrays(image[test], label[test]),
-        specs.DIGITS,
+        dataset_info.DIGITS,
     )
 
 
 def in_memory(name: str, train: Arrays, test: Arrays, class_names: tuple[str, ...]) -> MemorySource:
     """A source whose facts are measured on its own training images."""
-    spec = specs.describe(name, train.image, train.label, len(test.label), class_names)
-    return MemorySource(spec, train, test)
+    info = dataset_info.describe(name, train.image, train.label, len(test.label), class_names)
+    return MemorySource(info, train, test)

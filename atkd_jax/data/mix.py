@@ -46,7 +46,7 @@ def mix(
     label: Array,
     position: Array,
     num_classes: int,
-    spec: Mix,
+    settings: Mix,
     gather: Callable[[PyTree], PyTree] = lambda tree: tree,
 ) -> tuple[Array, Array]:
     """Mixes every image with another of the global batch, chosen by one permutation of it.
@@ -59,7 +59,7 @@ def mix(
       label: [B] int32.
       position: [B] int32, each example's place in the global batch.
       num_classes: K.
-      spec: what to do; has to be `active`.
+      settings: what to do; has to be `active`.
       gather: brings a tree of this device's examples to the global batch; the identity on one.
 
     Returns:
@@ -69,16 +69,16 @@ def mix(
     images, labels = gather((image, label))
     partner = jax.random.permutation(rng_order, len(labels))[position]  # [B]
     _, height, width, _ = image.shape
-    kinds = [kind for kind in ("mixup", "cutmix") if getattr(spec, kind)]
+    kinds = [kind for kind in ("mixup", "cutmix") if getattr(settings, kind)]
     which = jax.random.randint(rng_which, (), 0, len(kinds))
-    alpha = jnp.array([getattr(spec, kind) for kind in kinds], jnp.float32)[which]
+    alpha = jnp.array([getattr(settings, kind) for kind in kinds], jnp.float32)[which]
     share = jax.random.beta(rng_share, alpha, alpha)
     own = {  # [H, W]: at every pixel, the image's own share
         "mixup": jnp.full((height, width), share),
         "cutmix": 1.0 - rectangle(rng_place, height, width, 1.0 - share),
     }
     own = jnp.stack([own[kind] for kind in kinds])[which]
-    own = jnp.where(jax.random.uniform(rng_whether) < spec.probability, own, 1.0)
+    own = jnp.where(jax.random.uniform(rng_whether) < settings.probability, own, 1.0)
     weight = own[None, :, :, None]
     mixed = weight * image + (1.0 - weight) * images[partner]
     share = own.mean()

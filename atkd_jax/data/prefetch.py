@@ -24,24 +24,24 @@ def prefetch(batches: Iterable[T], put: Callable[[T], U], size: int = 2) -> Iter
     yield from ahead
 
 
-class Waiting:
+class DataWait:
     """The share of a loop's time that it waits for data.
 
-        waiting = Waiting()
-        for batch in waiting.watch(batches): ...
-        waiting.share, waiting.advice()
+        wait = DataWait()
+        for batch in wait.timed(batches): ...
+        wait.share, wait.hint()
 
     Args:
       clock: seconds.
-      limit: the share above which there is advice.
+      limit: the share above which there is a hint.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter, limit: float = 0.1):
         self.clock, self.limit = clock, limit
         self.waited = self.total = 0.0
-        self.advised = False
+        self.hinted = False
 
-    def watch(self, batches: Iterable[T]) -> Iterator[T]:
+    def timed(self, batches: Iterable[T]) -> Iterator[T]:
         """The same batches. What passes until one is there is waiting, the rest is work."""
         batches = iter(batches)
         while True:
@@ -56,14 +56,14 @@ class Waiting:
 
     @property
     def share(self) -> float:
-        """0..1, over everything watched so far."""
+        """0..1, over everything timed so far."""
         return self.waited / self.total if self.total else 0.0
 
-    def advice(self) -> str | None:
+    def hint(self) -> str | None:
         """One line the first time the share is over the limit, else None."""
-        if self.advised or self.share <= self.limit:
+        if self.hinted or self.share <= self.limit:
             return None
-        self.advised = True
+        self.hinted = True
         return (
             f"{self.share:.0%} of the time goes into waiting for data: read from a faster disk,"
             " use a machine with more CPU cores or more hosts, or store smaller images"

@@ -22,7 +22,7 @@ def describe(source: MemorySource | StreamSource) -> dict[str, Any]:
     Returns:
       What JSON can hold; `cover` and `crop` are [height, width].
     """
-    crop = list(source.spec.image_shape[:2])
+    crop = list(source.info.image_shape[:2])
     cover = crop
     if isinstance(source, StreamSource):
         cover = [shorter_side(crop[0], source.crop_ratio)] * 2

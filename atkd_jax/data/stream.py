@@ -20,7 +20,7 @@ from atkd_jax.data.folder import MAX_CORRUPT
 from atkd_jax.data.prepared import import_tf
 from atkd_jax.data.records import FolderRecords, Share, TfdsRecords, seed_of
 from atkd_jax.errors import printable
-from atkd_jax.types import Batch, DataSpec
+from atkd_jax.types import Batch, DataInfo
 
 log = logging.getLogger(__name__)
 
@@ -54,14 +54,14 @@ class StreamSource:
     """A data set that is read while it is used.
 
     Attributes:
-      spec: facts; `image_shape` is what batches hold.
+      info: facts; `image_shape` is what batches hold.
       records: where the encoded examples come from.
       share: what this host reads.
       crop_ratio: evaluation shows the centre `crop_ratio` of the resized image's shorter side.
       corrupt: what could not be decoded so far.
     """
 
-    spec: DataSpec
+    info: DataInfo
     records: FolderRecords | TfdsRecords
     share: Share
     crop_ratio: float = 224 / 256
@@ -70,23 +70,23 @@ class StreamSource:
     def __post_init__(self):
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio {self.crop_ratio} is not in 0..1")
-        first, last = self.share.share(self.spec.num_train)
+        first, last = self.share.share(self.info.num_train)
         if last - first < self.share.batch_size:
             raise ValueError(
                 f"host {self.share.host_index} of {self.share.host_count} gets {last - first} of"
-                f" {self.spec.num_train} training examples, fewer than its batch of"
+                f" {self.info.num_train} training examples, fewer than its batch of"
                 f" {self.share.batch_size}; use fewer hosts or a smaller batch"
             )
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps of a training epoch, the same on all hosts; what is left over is dropped."""
-        return self.spec.num_train // (self.share.batch_size * self.share.host_count)
+        return self.info.num_train // (self.share.batch_size * self.share.host_count)
 
     @property
     def test_steps(self) -> int:
         """Batches of `test`, the same on all hosts."""
-        largest = -(-self.spec.num_test // self.share.host_count)
+        largest = -(-self.info.num_test // self.share.host_count)
         return -(-largest // self.share.batch_size)
 
     def train(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
@@ -100,14 +100,14 @@ class StreamSource:
           ValueError: the files are damaged, or too many images are.
         """
         tf, _ = import_tf()
-        first, last = self.share.share(self.spec.num_train)
+        first, last = self.share.share(self.info.num_train)
         seed = seed_of(self.share.seed, epoch)
 
         def decode(example):
             return random_resized_crop(
                 example["data"],
                 tf.stack([seed, tf.cast(example["index"], tf.int64)]),
-                self.spec.image_shape[0],
+                self.info.image_shape[0],
             )
 
         def records(start: int):
@@ -127,7 +127,7 @@ class StreamSource:
         Raises:
           ValueError: the files are damaged, or too many images are.
         """
-        first, last = self.share.share(self.spec.num_test)
+        first, last = self.share.share(self.info.num_test)
         size = self.share.batch_size
 
         def records(start: int):
@@ -140,7 +140,7 @@ class StreamSource:
                 batch = next(raw)
             else:
                 empty = np.zeros(0, np.int32)
-                batch = (np.zeros((0, *self.spec.image_shape), np.uint8), empty, empty, empty)
+                batch = (np.zeros((0, *self.info.image_shape), np.uint8), empty, empty, empty)
             image, label, index, _ = (_pad(column, size) for column in batch)
             yield Batch(image, label, index, np.arange(size) < expected)
 
@@ -157,7 +157,7 @@ class StreamSource:
         return image, label
 
     def _centre(self, example):
-        return resized_centre(example["data"], self.spec.image_shape[0], self.crop_ratio)
+        return resized_centre(example["data"], self.info.image_shape[0], self.crop_ratio)
 
     def _batches(self, split: str, records, decode, step: int, num: int):
         """Batches from `step` on, the last one partial: image, label, index, ok (was decoded).
@@ -171,11 +171,11 @@ class StreamSource:
           num: how many examples there are.
         """
         tf, _ = import_tf()
-        first, last = self.share.share(getattr(self.spec, f"num_{split}"))
+        first, last = self.share.share(getattr(self.info, f"num_{split}"))
         size = self.share.batch_size
         careful = bool(self.corrupt.names[split])
         while True:
-            data = _pipeline(records(step * size), decode, self.spec.image_shape, careful)
+            data = _pipeline(records(step * size), decode, self.info.image_shape, careful)
             try:
                 for batch in data.batch(size).prefetch(2):
                     columns = {key: value.numpy() for key, value in batch.items()}
@@ -197,11 +197,11 @@ class StreamSource:
         raise self.records.unreadable(split, f"it ended before this host's {num} examples")
 
     def _check_labels(self, split: str, label: np.ndarray) -> None:
-        if label.min() < 0 or label.max() >= self.spec.num_classes:
+        if label.min() < 0 or label.max() >= self.info.num_classes:
             wrong = label.min() if label.min() < 0 else label.max()
             raise ValueError(
-                f"the {split} files of {self.spec.name} have label {wrong}, not in"
-                f" 0..{self.spec.num_classes - 1}"
+                f"the {split} files of {self.info.name} have label {wrong}, not in"
+                f" 0..{self.info.num_classes - 1}"
             )
 
 

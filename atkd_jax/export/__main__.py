@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from atkd_jax import json_file, ranges, replace
-from atkd_jax import workdir as files
+from atkd_jax import ranges
 from atkd_jax.export import card, formats, measure
 from atkd_jax.export import student as students
-from atkd_jax.lock import claim
+from atkd_jax.runtime import json_file, replace, run_files
+from atkd_jax.runtime.lock import lock
 
 BESIDE = ("README.md", "labels.txt", "preparation.json", "report.json")  # the networks' files
 FIRST = 32  # test images on which a float32 file is held to JAX's logits before all the others
@@ -46,7 +46,7 @@ def export(
     """
     students.read_summary(workdir)
     device = workdir / "device"
-    with files.disk_errors(workdir), claim(workdir):
+    with run_files.disk_errors(workdir), lock(workdir):
         replace.recover(device, exported)
         formats.check(names)
         replace.check(device, [*BESIDE, *(formats.FORMATS[name].file for name in names)], exported)
@@ -94,7 +94,7 @@ def make(
     form = formats.FORMATS[name]
     serve = students.serving(student.network, student.variables)
     path = folder / form.file
-    path.write_bytes(form.convert(serve, student.source.spec.image_shape, samples))
+    path.write_bytes(form.convert(serve, student.source.info.image_shape, samples))
     if form.exact:
         first = next(students.test_images(student.source))[0][:FIRST]
         logits = measure.run(path, [first]).logits
@@ -150,7 +150,7 @@ def main() -> None:
     try:
         ranges.check("--calibration", args.calibration, ranges.whole(1))
         ranges.check("--max_drop", args.max_drop, ranges.number("[0, 100]"))
-        workdir = Path(files.expand(args.workdir))
+        workdir = Path(run_files.expand(args.workdir))
         export(workdir, args.formats.split(","), args.calibration, args.max_drop)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -42,8 +42,8 @@ def write(
     folder: Path, student: Student, top1: float, rows: list[Row], calibration: int, cpu: str
 ) -> None:
     """Writes README.md, labels.txt and preparation.json. top1: JAX's."""
-    summary, spec = student.summary, student.source.spec
-    height, width, _ = spec.image_shape
+    summary, info = student.summary, student.source.info
+    height, width, _ = info.image_shape
     plan = preparation.describe(student.source)
     text = CARD.format(
         **student.meta | summary["student"],
@@ -51,7 +51,7 @@ def write(
         height=height,
         width=width,
         table=table(top1, rows),
-        num_test=spec.num_test,
+        num_test=info.num_test,
         cpu=cpu,
         calibration=calibration,
         method=method(summary["config"]),
@@ -63,7 +63,7 @@ def write(
         versions=", ".join(f"{k} {v}" for k, v in summary["versions"].items() if k != "atkd-jax"),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
-    labels = "".join(f"{printable(name)}\n" for name in spec.class_names)  # one line each
+    labels = "".join(f"{printable(name)}\n" for name in info.class_names)  # one line each
     (folder / "labels.txt").write_text(labels, encoding="utf-8")
     (folder / "preparation.json").write_text(json.dumps(plan, indent=2) + "\n")
 

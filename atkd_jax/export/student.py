@@ -13,11 +13,12 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from atkd_jax import build, checkpoint, fingerprint, models, teacher
-from atkd_jax import workdir as files
+from atkd_jax import models
 from atkd_jax.data import MemorySource, Source
-from atkd_jax.models import layers
-from atkd_jax.step import Network
+from atkd_jax.models.network import Network
+from atkd_jax.nn import layers
+from atkd_jax.runtime import checkpoint, fingerprint, run_files
+from atkd_jax.training import from_config, teachers
 from atkd_jax.types import Array, PyTree
 
 BATCH = 500
@@ -45,8 +46,8 @@ class Student(NamedTuple):
 
 def read_summary(workdir: Path) -> dict[str, Any]:
     """summary.json of a finished run; ValueError if there is none."""
-    files.check_folder(workdir)
-    summary = files.read_summary(workdir)
+    run_files.check_folder(workdir)
+    summary = run_files.read_summary(workdir)
     if summary is None:
         raise ValueError(
             f"{workdir} holds no finished run (there is no summary.json); finish it with"
@@ -64,7 +65,7 @@ def read(workdir: Path) -> Student:
     summary = read_summary(workdir)
     meta = checkpoint.read_export_meta(workdir / "export")
     try:
-        source = build.source(ConfigDict(summary["config"]))
+        source = from_config.source(ConfigDict(summary["config"]))
     except AttributeError as error:
         raise ValueError(
             f"{workdir} was trained by another version of atkd_jax: its configuration lacks {error}"
@@ -77,7 +78,7 @@ def read(workdir: Path) -> Student:
         )
     module = models.create(meta["model"], meta["num_classes"])
     network = Network(module, tuple(meta["mean"]), tuple(meta["std"]))
-    like = teacher.variables_like(network, source.spec)
+    like = teachers.variables_like(network, source.info)
     variables = checkpoint.load_export(workdir / "export", like)
     return Student(network, variables, meta, summary, source)
 
@@ -106,7 +107,7 @@ def serving(network: Network, variables: PyTree) -> Serve:
 def test_images(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Every test example once, some at a time: images [B, H, W, 3] uint8 and labels [B]."""
     if isinstance(source, MemorySource):
-        for i in range(0, source.spec.num_test, BATCH):
+        for i in range(0, source.info.num_test, BATCH):
             yield source.test.image[i : i + BATCH], source.test.label[i : i + BATCH]
     else:
         for batch in source.test():

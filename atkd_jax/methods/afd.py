@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.nn import ops
 from atkd_jax.ranges import WIDTH, setting, whole
 from atkd_jax.types import Array, ModelOut, PyTree
 
@@ -39,19 +39,17 @@ class AFD(Method):
     Attributes:
       dim: d.
       teacher_stride: take every n-th block of the teacher, from the n-th; 2 for ResNet-110.
-      axis_name: the device axis over which batch norm averages its statistics.
     """
 
     dim: int = setting(128, WIDTH)
     teacher_stride: int = setting(1, whole(1))
-    axis_name: str | None = None
 
     def init(self, rng, t, s, data):
         return init_attention(Attention(self.dim), rng, *self._blocks(t, s))
 
-    def loss(self, extras, t, s, batch, rng):
+    def loss(self, extras, t, s, batch, ctx):
         blocks = self._blocks(t, s)
-        attention = Attention(self.dim, axis_name=self.axis_name)
+        attention = Attention(self.dim, axis_name=ctx.axis.name)
         a, state = attend(attention, extras.params, extras.state, *blocks)
         per_teacher = jnp.sum(a * distances(*blocks, average_pooled_map), axis=2).mean(axis=0)
         return LossOut(per_teacher.sum(), state, {"attention": a.mean(axis=0).T})

@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.methods.kd import KD
+from atkd_jax.nn import ops
 from atkd_jax.ranges import NOT_NEGATIVE, POSITIVE, one_of, setting
 from atkd_jax.types import Array, ModelOut, PyTree
 
@@ -54,7 +54,6 @@ class AFT(Method):
       rate: the epoch to compare the last one with: "previous", the one before it, or "first".
       rate_temperature: large values keep the weights near one.
       transfer: "both"; or for ablations, only the unit "attention" A or only the unit "feature" F.
-      axis_name: the device axis over which batch norm and the losses in the weights are averaged.
     """
 
     beta: float = setting(6.0, NOT_NEGATIVE)
@@ -62,7 +61,6 @@ class AFT(Method):
     rate: str = setting(PREVIOUS, one_of(PREVIOUS, FIRST))
     rate_temperature: float = setting(2.0, POSITIVE)
     transfer: str = setting("both", one_of("both", "attention", "feature"))
-    axis_name: str | None = None
 
     def init(self, rng, t, s, data):
         ops.check_classes("aft", t, s)
@@ -81,23 +79,25 @@ class AFT(Method):
         state = {"batch_stats": variables["batch_stats"], "history": history}
         return Extras(variables["params"], state)
 
-    def loss(self, extras, t, s, batch, rng):
+    def loss(self, extras, t, s, batch, ctx):
         ce = ops.cross_entropy(s.logits, batch.label)
-        kl = KD(self.temperature).loss(Extras(), t, s, batch, rng).loss
-        afb, batch_stats = self._block_loss(extras, t, s)
+        kl = KD(self.temperature).loss(Extras(), t, s, batch, ctx).loss
+        afb, batch_stats = self._block_loss(extras, t, s, ctx.axis.name)
 
         history = extras.state["history"]
         w = loss_weights(history["last"], history["reference"], self.rate_temperature)
         loss = (w[0] - 1) * ce + w[1] * kl + w[2] * self.beta * afb
 
-        losses = ops.mean_over_devices(jnp.stack([ce, kl, afb]), self.axis_name)
+        losses = ctx.axis.mean(jnp.stack([ce, kl, afb]))
         history = record(history, jax.lax.stop_gradient(losses), self.rate)
         metrics = {"kl": kl, "afb": afb} | {f"weight_{k}": w[i] for i, k in enumerate(LOSSES)}
         return LossOut(loss, {"batch_stats": batch_stats, "history": history}, metrics)
 
-    def _block_loss(self, extras: Extras, t: ModelOut, s: ModelOut) -> tuple[Array, PyTree]:
+    def _block_loss(
+        self, extras: Extras, t: ModelOut, s: ModelOut, axis_name: str | None
+    ) -> tuple[Array, PyTree]:
         pairs = ops.map_pairs("aft", t, s)
-        adapted, updated = self._adapter(pairs, self.axis_name).apply(
+        adapted, updated = self._adapter(pairs, axis_name).apply(
             {"params": extras.params, "batch_stats": extras.state["batch_stats"]},
             [ops.f32(f_s) for _, f_s in pairs],
             mutable=["batch_stats"],

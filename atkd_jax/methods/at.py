@@ -6,8 +6,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.nn import ops
 from atkd_jax.ranges import NAME, one_of, setting, tuple_of
 from atkd_jax.types import Array
 
@@ -36,7 +36,7 @@ class AT(Method):
         ops.map_pairs("at", t, s, self.taps)
         return Extras()
 
-    def loss(self, extras, t, s, batch, rng):
+    def loss(self, extras, t, s, batch, ctx):
         stages = [
             self._stage_loss(*ops.pool_to_smaller(f_t, f_s))
             for f_t, f_s in ops.map_pairs("at", t, s, self.taps)

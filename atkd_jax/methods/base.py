@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, NamedTuple
 
+from atkd_jax.nn.collectives import Collectives
 from atkd_jax.ranges import check_fields
-from atkd_jax.types import Array, Batch, DataSpec, ModelOut, PyTree
+from atkd_jax.types import Array, Batch, DataInfo, ModelOut, PyTree
 
 
 class Extras(NamedTuple):
@@ -14,11 +15,27 @@ class Extras(NamedTuple):
 
     Attributes:
       params: learned together with the student (regressors, embeddings, queries and keys).
-      state: goes into `loss` and comes out of it (memory banks, batch norm statistics).
+      state: carried from step to step (memory banks, running means, batch norm statistics).
     """
 
     params: PyTree = {}
     state: PyTree = {}
+
+
+class Context(NamedTuple):
+    """All that a method may know of the run.
+
+    Attributes:
+      rng: a key for this step and method, the same on every device.
+      step: [] int32, optimiser steps taken so far; the same for all micro-batches of a step.
+      steps_per_epoch: optimiser steps in an epoch.
+      axis: collectives over the devices, for statistics of the whole batch.
+    """
+
+    rng: Array
+    step: Array | int = 0
+    steps_per_epoch: int = 1
+    axis: Collectives = Collectives()
 
 
 class LossOut(NamedTuple):
@@ -41,20 +58,25 @@ class Method:
 
     Fields that are a `ranges.setting` are checked when an instance is made.
 
+    State is the same on every device after a step. The objective averages floating-point state
+    over the devices, so running means of a device's own examples need no care. State that cannot
+    be averaged (integers, memory banks) has to be computed from gathered values: set
+    `needs_global_batch`, or use `ctx.axis.gather`.
+
     Attributes:
-      couples_examples: the loss mixes rows of the batch, so that on several devices it has to see
-        the gathered global batch to stay the same loss.
-      needs_one_class: the loss takes labels as class numbers only, not the mixtures of two classes
-        that mixup and CutMix make.
+      needs_global_batch: the loss compares examples with each other, so that on several devices it
+        is given the gathered global batch to stay the same loss.
+      needs_hard_labels: the loss takes class numbers only, not the mixtures of two classes that
+        mixup and CutMix make.
     """
 
-    couples_examples: ClassVar[bool] = False
-    needs_one_class: ClassVar[bool] = False
+    needs_global_batch: ClassVar[bool] = False
+    needs_hard_labels: ClassVar[bool] = False
 
     def __post_init__(self):
         check_fields(self)
 
-    def init(self, rng: Array, t: ModelOut, s: ModelOut, data: DataSpec) -> Extras:
+    def init(self, rng: Array, t: ModelOut, s: ModelOut, data: DataInfo) -> Extras:
         """Checks that the loss fits the two networks and makes its parameters and state.
 
         Args:
@@ -64,12 +86,12 @@ class Method:
           data: the training set.
 
         Raises:
-          ValueError: a tap is missing or its shape does not fit.
+          UserError: a tap is missing or its shape does not fit.
         """
         del rng, t, s, data
         return Extras()
 
-    def loss(self, extras: Extras, t: ModelOut, s: ModelOut, batch: Batch, rng: Array) -> LossOut:
+    def loss(self, extras: Extras, t: ModelOut, s: ModelOut, batch: Batch, ctx: Context) -> LossOut:
         """The unweighted loss of one batch.
 
         The teacher's side is a constant: the objective has already stopped its gradient.

@@ -8,8 +8,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.nn import ops
 from atkd_jax.ranges import WIDTH, setting
 from atkd_jax.types import Array
 
@@ -30,7 +30,7 @@ class CC(Method):
       dim: width of the embeddings.
     """
 
-    couples_examples: ClassVar[bool] = True
+    needs_global_batch: ClassVar[bool] = True
 
     dim: int = setting(128, WIDTH)
 
@@ -45,7 +45,7 @@ class CC(Method):
             }
         )
 
-    def loss(self, extras, t, s, batch, rng):
+    def loss(self, extras, t, s, batch, ctx):
         ((x_t, x_s),) = ops.tap_pairs("cc", t, s, ("pooled",))
         e_t = _linear(extras.params["teacher"], x_t)
         e_s = _linear(extras.params["student"], x_s)

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.nn import ops
 from atkd_jax.ranges import DECAY, FLAG, POSITIVE, WIDTH, setting, whole
-from atkd_jax.types import Array, DataSpec, ModelOut, PyTree
+from atkd_jax.types import Array, DataInfo, ModelOut, PyTree
 
 EPSILON = 1e-7
 # Scores of one pass, [examples, N] float32 in 64 MiB: all examples of CIFAR, 13 of ImageNet.
@@ -35,7 +35,7 @@ class CRD(Method):
 
     Negatives are drawn inside the step, uniformly and with replacement, from the examples of all
     other classes; RepDistiller's data loader draws without. Where the labels are not known in
-    advance (`DataSpec.train_label` is None) they come from all other examples.
+    advance (`DataInfo.train_label` is None) they come from all other examples.
 
     The scores of an example with the whole bank are one matrix product, and each counts as often as
     it was drawn: for CIFAR on a CPU about three times faster than gathering the drawn rows, without
@@ -50,7 +50,7 @@ class CRD(Method):
       other_classes: draw negatives from other classes only; otherwise from all other examples.
     """
 
-    couples_examples: ClassVar[bool] = True
+    needs_global_batch: ClassVar[bool] = True
 
     dim: int = setting(128, WIDTH)
     negatives: int = setting(16384, whole(1))
@@ -78,8 +78,8 @@ class CRD(Method):
         }
         return Extras(params, state)
 
-    def loss(self, extras, t, s, batch, rng):
-        drawn = draw_negatives(rng, batch.index, extras.state["classes"], self.negatives)
+    def loss(self, extras, t, s, batch, ctx):
+        drawn = draw_negatives(ctx.rng, batch.index, extras.state["classes"], self.negatives)
         return self.contrast(extras, t, s, batch.index, drawn)
 
     def contrast(
@@ -184,7 +184,7 @@ def _over_examples(one, e: Array, memory: Array, index: Array, negatives: Array)
 # Negatives
 
 
-def _sorted_by_class(data: DataSpec, other_classes: bool) -> dict[str, Array]:
+def _sorted_by_class(data: DataInfo, other_classes: bool) -> dict[str, Array]:
     """The training set sorted by class: its order [N], and where every example's class starts and
     stops in that order, [N] each. Without labels everyone is a class.
     """

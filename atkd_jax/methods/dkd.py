@@ -8,8 +8,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.nn import ops
 from atkd_jax.ranges import NOT_NEGATIVE, POSITIVE, setting
 from atkd_jax.types import Array
 
@@ -32,7 +32,7 @@ class DKD(Method):
       temperature: T.
     """
 
-    needs_one_class: ClassVar[bool] = True
+    needs_hard_labels: ClassVar[bool] = True
 
     alpha: float = setting(1.0, NOT_NEGATIVE)
     beta: float = setting(8.0, NOT_NEGATIVE)
@@ -42,7 +42,7 @@ class DKD(Method):
         ops.check_classes("dkd", t, s)
         return Extras()
 
-    def loss(self, extras, t, s, batch, rng):
+    def loss(self, extras, t, s, batch, ctx):
         if batch.label.ndim != 1:
             raise ValueError(
                 "dkd: needs one class number per example, not class probabilities; "

@@ -10,13 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from atkd_jax import ops
-from atkd_jax.convolution import in_one_order
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.nn import ops
+from atkd_jax.nn.conv import conv_cpu_layout
 from atkd_jax.ranges import FLAG, NAME, setting
 from atkd_jax.types import Array
 
-CONV = partial(nn.Conv, conv_general_dilated=in_one_order)
+CONV = partial(nn.Conv, conv_general_dilated=conv_cpu_layout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +37,10 @@ class FitNet(Method):
       tap: the hint layer.
       use_relu: end the regressor in a ReLU, as RepDistiller does. A target that has not passed
         one itself (WRN's residual sums) then has a negative part out of reach: turn it off there.
-      axis_name: the device axis over which the regressor's batch norm averages its statistics.
     """
 
     tap: str = setting("stage2", NAME)
     use_relu: bool = setting(True, FLAG)
-    axis_name: str | None = None
 
     def init(self, rng, t, s, data):
         ((f_t, f_s),) = ops.map_pairs("fitnet", t, s, (self.tap,))
@@ -50,9 +48,9 @@ class FitNet(Method):
         variables = jax.jit(self._regressor(f_t, axis_name=None).init)(rng, small)
         return Extras(variables["params"], variables["batch_stats"])
 
-    def loss(self, extras, t, s, batch, rng):
+    def loss(self, extras, t, s, batch, ctx):
         ((f_t, f_s),) = ops.map_pairs("fitnet", t, s, (self.tap,))
-        regressed, updated = self._regressor(f_t, self.axis_name).apply(
+        regressed, updated = self._regressor(f_t, ctx.axis.name).apply(
             {"params": extras.params, "batch_stats": extras.state},
             ops.f32(f_s),
             mutable=["batch_stats"],

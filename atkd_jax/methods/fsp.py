@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import jax.numpy as jnp
 
-from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.nn import ops
 from atkd_jax.ranges import NAME, setting, tuple_of
 from atkd_jax.types import Array, ModelOut
 
@@ -42,7 +42,7 @@ class FSP(Method):
             )
         return Extras()
 
-    def loss(self, extras, t, s, batch, rng):
+    def loss(self, extras, t, s, batch, ctx):
         flow_t, flow_s = (_flow(feats) for feats in zip(*self._pairs(t, s), strict=True))
         return LossOut(
             sum(jnp.square(m_s - m_t).mean() for m_t, m_s in zip(flow_t, flow_s, strict=True))

@@ -6,8 +6,8 @@ import dataclasses
 
 import jax
 
-from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.nn import ops
 from atkd_jax.ranges import POSITIVE, setting
 
 
@@ -30,7 +30,7 @@ class KD(Method):
         ops.check_classes("kd", t, s)
         return Extras()
 
-    def loss(self, extras, t, s, batch, rng):
+    def loss(self, extras, t, s, batch, ctx):
         T = self.temperature
         log_p_t = jax.nn.log_softmax(ops.f32(t.logits) / T)
         log_p_s = jax.nn.log_softmax(ops.f32(s.logits) / T)

@@ -6,8 +6,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.nn import ops
 from atkd_jax.ranges import NAME, setting, tuple_of
 from atkd_jax.types import Array
 
@@ -34,7 +34,7 @@ class NST(Method):
         ops.map_pairs("nst", t, s, self.taps)
         return Extras()
 
-    def loss(self, extras, t, s, batch, rng):
+    def loss(self, extras, t, s, batch, ctx):
         return LossOut(
             sum(
                 _discrepancy(*ops.pool_to_smaller(f_t, f_s))

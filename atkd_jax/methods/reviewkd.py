@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from atkd_jax import ops
-from atkd_jax.convolution import in_one_order
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.nn import ops
+from atkd_jax.nn.conv import conv_cpu_layout
 from atkd_jax.ranges import FLAG, WIDTH, setting
 from atkd_jax.types import Array, ModelOut
 
@@ -34,12 +34,10 @@ class ReviewKD(Method):
       student_pre: take the student's stages before their activation: ImageNet. The teacher's are
         always taken so.
       max_mid_channels: y has as many channels as the student's pooled features, and no more.
-      axis_name: the device axis over which batch norm averages its statistics.
     """
 
     student_pre: bool = setting(False, FLAG)
     max_mid_channels: int = setting(512, WIDTH)
-    axis_name: str | None = None
 
     def init(self, rng, t, s, data):
         targets, x = jax.eval_shape(self._levels, t, s)
@@ -47,9 +45,9 @@ class ReviewKD(Method):
         variables = jax.jit(self._review(targets, x, axis_name=None).init)(rng, small)
         return Extras(variables["params"], variables["batch_stats"])
 
-    def loss(self, extras, t, s, batch, rng):
+    def loss(self, extras, t, s, batch, ctx):
         targets, x = self._levels(t, s)
-        outs, updated = self._review(targets, x, self.axis_name).apply(
+        outs, updated = self._review(targets, x, ctx.axis.name).apply(
             {"params": extras.params, "batch_stats": extras.state}, x, mutable=["batch_stats"]
         )
         loss = sum(
@@ -113,7 +111,7 @@ class Review(nn.Module):
             padding=kernel // 2,
             use_bias=False,
             kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "uniform"),
-            conv_general_dilated=in_one_order,
+            conv_general_dilated=conv_cpu_layout,
             name=f"{name}_conv",
         )
         return ops.batch_norm(self.axis_name, name=f"{name}_bn")(conv(x))

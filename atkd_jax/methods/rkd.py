@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.nn import ops
 from atkd_jax.ranges import NOT_NEGATIVE, setting
 from atkd_jax.types import Array
 
@@ -28,7 +28,7 @@ class RKD(Method):
       distance_weight, angle_weight: of the two parts.
     """
 
-    couples_examples: ClassVar[bool] = True
+    needs_global_batch: ClassVar[bool] = True
 
     distance_weight: float = setting(25.0, NOT_NEGATIVE)
     angle_weight: float = setting(50.0, NOT_NEGATIVE)
@@ -38,7 +38,7 @@ class RKD(Method):
         ops.check_two_examples("rkd", s)
         return Extras()
 
-    def loss(self, extras, t, s, batch, rng):
+    def loss(self, extras, t, s, batch, ctx):
         ((x_t, x_s),) = ops.tap_pairs("rkd", t, s, ("pooled",))
         (d_t, a_t), (d_s, a_s) = _relations(x_t), _relations(x_s)
         distance, angle = _huber(d_s - d_t).mean(), _huber(a_s - a_t).mean()

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from atkd_jax import ops
 from atkd_jax.methods.afd import (
     Attention,
     attend,
@@ -19,6 +18,7 @@ from atkd_jax.methods.afd import (
     init_attention,
 )
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.nn import ops
 from atkd_jax.ranges import DECAY, FLAG, NOT_NEGATIVE, WIDTH, number, one_of, setting, whole
 from atkd_jax.types import Array, ModelOut
 
@@ -66,7 +66,6 @@ class RTK(Method):
         they are squared, "softpool_map" of the activation map mean_c F^2, or "average" of that map
         as in AFD. Maps that are too small grow by repetition.
       softpool_exact_gradient: differentiate SoftPool's weights, too; see `soft_pool`.
-      axis_name: the device axis over which batch norm and the scores are averaged.
     """
 
     dim: int = setting(128, WIDTH)
@@ -82,7 +81,6 @@ class RTK(Method):
     select_warmup: int = setting(0, whole(0))
     resample: str = setting(SOFTPOOL, one_of(AVERAGE, SOFTPOOL, SOFTPOOL_MAP))
     softpool_exact_gradient: bool = setting(False, FLAG)
-    axis_name: str | None = None
 
     def init(self, rng, t, s, data):
         blocks_t, blocks_s = self._blocks(t, s)
@@ -101,13 +99,15 @@ class RTK(Method):
         }
         return Extras(params, state)
 
-    def loss(self, extras, t, s, batch, rng):
+    def loss(self, extras, t, s, batch, ctx):
         blocks = self._blocks(t, s)
         state, step = extras.state, extras.state["step"]
-        attention = Attention(self.dim, self.query_relu, self.axis_name)
+        attention = Attention(self.dim, self.query_relu, ctx.axis.name)
         a, batch_stats = attend(attention, extras.params, state["batch_stats"], *blocks)
 
-        average = self.ema * state["attention"] + (1 - self.ema) * self._batch_mean(a)
+        average = self.ema * state["attention"] + (1 - self.ema) * ctx.axis.mean(
+            self._example_mean(a)
+        )
         # Zeros are what it started from.
         r = self.representative(average / (1 - self.ema ** (step + 1.0)))
         r = jnp.where(step < self.select_warmup, 1.0, r)  # [T]
@@ -138,13 +138,13 @@ class RTK(Method):
         tau = jnp.minimum(tau, score.max()) * (1 - 1e-6)
         return (score >= tau).astype(jnp.float32)
 
-    def _batch_mean(self, a: Array) -> Array:
-        """What keys are selected on: [B, T, S] -> [T, S]."""
+    def _example_mean(self, a: Array) -> Array:
+        """What keys are selected on, of this device's examples: [B, T, S] -> [T, S]."""
         a = jax.lax.stop_gradient(a)
         if self.select_on == PER_SAMPLE:
             # The k largest entries of this mean are the means of the examples' k largest.
             a = jnp.sort(a, axis=2, descending=True)
-        return ops.mean_over_devices(a.mean(axis=0), self.axis_name)
+        return a.mean(axis=0)
 
     def _resampled_map(self):
         return {

@@ -7,8 +7,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.nn import ops
 from atkd_jax.ranges import NAME, POSITIVE, WIDTH, one_of, setting, tuple_of, whole
 from atkd_jax.types import Array
 
@@ -88,7 +88,7 @@ class SelfAttention(Method):
                     )
         return Extras()
 
-    def loss(self, extras, t, s, batch, rng):
+    def loss(self, extras, t, s, batch, ctx):
         stages = []
         for f_t, f_s in ops.map_pairs("self_attention", t, s, self.taps):
             size = self.map_size(f_t, f_s)

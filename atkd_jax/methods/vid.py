@@ -8,8 +8,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from atkd_jax import ops
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.nn import ops
 from atkd_jax.ranges import NAME, setting, tuple_of
 from atkd_jax.types import Array
 
@@ -46,7 +46,7 @@ class VID(Method):
             ]
         )
 
-    def loss(self, extras, t, s, batch, rng):
+    def loss(self, extras, t, s, batch, ctx):
         pairs = ops.map_pairs("vid", t, s, self.taps)
         return LossOut(
             sum(

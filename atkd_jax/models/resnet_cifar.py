@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from atkd_jax.models import layers
+from atkd_jax.nn import layers
 from atkd_jax.types import Array, ModelOut
 
 

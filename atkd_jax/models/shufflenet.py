@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from atkd_jax.models import layers
+from atkd_jax.nn import layers
 from atkd_jax.types import Array, ModelOut
 
 # U(-1/sqrt(n), 1/sqrt(n)), where n inputs make an output.

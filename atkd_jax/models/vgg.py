@@ -11,8 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from atkd_jax.convolution import in_one_order
-from atkd_jax.models import layers
+from atkd_jax.nn import layers
+from atkd_jax.nn.conv import conv_cpu_layout
 from atkd_jax.types import Array, ModelOut
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -33,7 +33,7 @@ class ConvBlock(nn.Module):
             padding=((1, 1), (1, 1)),
             kernel_init=layers.conv_init,
             dtype=self.dtype,
-            conv_general_dilated=in_one_order,
+            conv_general_dilated=conv_cpu_layout,
             name="conv",
         )(x)
         pre = layers.batch_norm(train=train, dtype=self.dtype, bn_axis=self.bn_axis, name="bn")(x)

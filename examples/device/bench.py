@@ -16,7 +16,7 @@ import numpy as np
 
 from atkd_jax import models
 from atkd_jax.export import formats, measure, student
-from atkd_jax.step import Network
+from atkd_jax.models.network import Network
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--model", default="mobilenetv2", help="a name of atkd_jax.models.MODELS")

@@ -50,7 +50,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "student_int8.tflite"
                 path.write_bytes(
-                    tflite.convert(serve, run.source.spec.image_shape, samples, "int8")
+                    tflite.convert(serve, run.source.info.image_shape, samples, "int8")
                 )
                 images = (image for image, _ in student.test_images(run.source))
                 row = measure.row("int8", path, measure.run(path, images), expected, label)

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
-from atkd_jax.events import Events
+from atkd_jax.runtime.events import Events
 
 METRICS = "metrics.jsonl"
 
@@ -23,10 +23,11 @@ class Log:
       rows: of the epochs that are done, as the checkpoint holds them. The file is written anew from
         them, so that the log of a resumed run reads like that of an uninterrupted one, whatever a
         killed process left.
+      name: of the student, where several are trained together.
     """
 
-    def __init__(self, workdir: Path, rows: list[dict[str, float]]):
-        self.active = jax.process_index() == 0
+    def __init__(self, workdir: Path, rows: list[dict[str, float]], name: str = ""):
+        self.active, self.name = jax.process_index() == 0, name
         if not self.active:
             return
         self.path = workdir / METRICS
@@ -44,8 +45,9 @@ class Log:
             file.write(json.dumps(row) + "\n")
         values = {key: value for key, value in row.items() if key not in ("step", "epoch")}
         self.events.scalars(values, row["step"])
+        who = f"{self.name}: " if self.name else ""
         self.say(
-            f"epoch {row['epoch']}: loss {row['train/loss']:.4f}, train top-1"
+            f"{who}epoch {row['epoch']}: loss {row['train/loss']:.4f}, train top-1"
             f" {row['train/top1']:.2f}, test top-1 {row['test/top1']:.2f}"
         )
 

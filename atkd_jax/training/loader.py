@@ -1,4 +1,4 @@
-"""Brings a data set to the devices: the same calls for a set in memory and for a stream.
+"""Epochs of batches on the devices: the same calls for a set in memory and for a stream.
 
 A set in memory is copied to every device once, as uint8; what travels per epoch is the order. A
 stream travels as it comes, several batches in a stack.
@@ -9,33 +9,71 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from atkd_jax.data import Source, StreamSource
 from atkd_jax.data.memory import MemorySource, epoch_order, eval_order, one_of_each
 from atkd_jax.data.prefetch import prefetch
-from atkd_jax.parallel import Parallel
-from atkd_jax.types import Batch, PyTree
+from atkd_jax.errors import UserError
+from atkd_jax.runtime.devices import Parallel
+from atkd_jax.types import Batch, DataInfo, PyTree
 
-Dispatch = tuple[PyTree, int, int]  # a stack of batches, and from which to which to train on
+Steps = tuple[PyTree, int, int]  # a stack of items, and from which to which to train on
 
 
-def make_feed(source: Any, parallel: Parallel, batch_size: int, seed: int):
-    """The feed for what `data.load` returned."""
+class Loader(Protocol):
+    """What brings a data set to the devices.
+
+    Attributes:
+      source: the data set as it was read.
+      info: its facts.
+      steps_per_epoch: whole batches of the training set.
+      in_memory: whether the images stay on the devices.
+      train_data, test_data: arrays on every device, from which `fetch` takes a batch; () for a
+        stream.
+    """
+
+    source: Source
+    info: DataInfo
+    steps_per_epoch: int
+    in_memory: bool
+
+    @property
+    def train_data(self) -> PyTree: ...
+
+    @property
+    def test_data(self) -> PyTree: ...
+
+    @staticmethod
+    def fetch(data: PyTree, item: PyTree) -> Batch:
+        """One batch from `train_data` or `test_data` and an item of a stack; runs on the device."""
+        ...
+
+    def train(self, epoch: int, first: int, per_call: int) -> Iterator[Steps]:
+        """The rest of an epoch from its step `first` on, at most `per_call` steps at a time."""
+        ...
+
+    def test(self, batch_size: int) -> Iterator[PyTree]:
+        """Every test example once, in stacks; padded and masked."""
+        ...
+
+    def sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Test images [count, H, W, 3] of as many classes as possible, and their labels."""
+        ...
+
+
+def make_loader(source: Source, parallel: Parallel, batch_size: int, seed: int) -> Loader:
+    """The loader for what `data.load` returned."""
     if isinstance(source, MemorySource):
-        return MemoryFeed(source, parallel, batch_size, seed)
-    return StreamFeed(source, parallel, batch_size)
+        return MemoryLoader(source, parallel, batch_size, seed)
+    return StreamLoader(source, parallel, batch_size)
 
 
-def steps_per_dispatch(feed: Any, parallel: Parallel) -> int:
-    """How many steps are worth one dispatch; of a stream, whose batches are large, always one."""
-    return parallel.steps_per_dispatch if feed.in_memory else 1
-
-
-class MemoryFeed:
+class MemoryLoader:
     """Items are rows of indices; `fetch` looks the images up on the device.
 
     They are placed there when they are asked for: a program that waits while its teacher is trained
@@ -45,10 +83,10 @@ class MemoryFeed:
     in_memory = True
 
     def __init__(self, source: MemorySource, parallel: Parallel, batch_size: int, seed: int):
-        self.spec = source.spec
+        self.info = source.info
         if batch_size > len(source.train.label):
-            raise ValueError(
-                f"batch_size {batch_size} is larger than the training set of {self.spec.name}"
+            raise UserError(
+                f"batch_size {batch_size} is larger than the training set of {self.info.name}"
                 f" ({len(source.train.label)} examples); choose a smaller one"
             )
         self.parallel, self.batch_size, self.seed = parallel, batch_size, seed
@@ -58,12 +96,12 @@ class MemoryFeed:
     @functools.cached_property
     def train_data(self) -> PyTree:
         """Images and labels on every device."""
-        return self.parallel.place((self.source.train.image, self.source.train.label))
+        return self.parallel.replicate((self.source.train.image, self.source.train.label))
 
     @functools.cached_property
     def test_data(self) -> PyTree:
         """Images and labels on every device."""
-        return self.parallel.place((self.source.test.image, self.source.test.label))
+        return self.parallel.replicate((self.source.test.image, self.source.test.label))
 
     @staticmethod
     def fetch(data: PyTree, item: PyTree) -> Batch:
@@ -71,16 +109,16 @@ class MemoryFeed:
         (images, labels), (index, mask) = data, item
         return Batch(jnp.take(images, index, axis=0), jnp.take(labels, index), index, mask)
 
-    def train(self, epoch: int, first: int, per_dispatch: int) -> Iterator[Dispatch]:
+    def train(self, epoch: int, first: int, per_call: int) -> Iterator[Steps]:
         """The rest of an epoch from its step `first` on."""
-        order = epoch_order(self.seed, epoch, self.spec.num_train, self.batch_size)
-        stack = (self.parallel.place_batches(order), None)
-        for start in range(first, len(order), per_dispatch):
-            yield stack, start, min(start + per_dispatch, len(order))
+        order = epoch_order(self.seed, epoch, self.info.num_train, self.batch_size)
+        stack = (self.parallel.shard_batches(order), None)
+        for start in range(first, len(order), per_call):
+            yield stack, start, min(start + per_call, len(order))
 
     def test(self, batch_size: int) -> Iterator[PyTree]:
         """Every test example once, in stacks; padded and masked."""
-        yield self.parallel.place_batches(eval_order(self.spec.num_test, batch_size))
+        yield self.parallel.shard_batches(eval_order(self.info.num_test, batch_size))
 
     def sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Test images [count, H, W, 3] of as many classes as possible, and their labels."""
@@ -88,15 +126,15 @@ class MemoryFeed:
         return self.source.test.image[rows], self.source.test.label[rows]
 
 
-class StreamFeed:
+class StreamLoader:
     """Items are batches as the host decoded them; `fetch` has nothing to do."""
 
     in_memory = False
 
-    def __init__(self, source, parallel: Parallel, batch_size: int):
-        self.spec, self.source, self.parallel = source.spec, source, parallel
+    def __init__(self, source: StreamSource, parallel: Parallel, batch_size: int):
+        self.info, self.source, self.parallel = source.info, source, parallel
         self.batch_size = batch_size
-        self.steps_per_epoch = self.spec.num_train // batch_size
+        self.steps_per_epoch = self.info.num_train // batch_size
         self.train_data = self.test_data = ()
 
     @staticmethod
@@ -111,11 +149,11 @@ class StreamFeed:
             while group := list(itertools.islice(batches, per_stack)):
                 yield jax.tree.map(lambda *x: np.stack(x), *group)
 
-        return prefetch(stacks(), self.parallel.place_local_batches)
+        return prefetch(stacks(), self.parallel.shard_local_batches)
 
-    def train(self, epoch: int, first: int, per_dispatch: int) -> Iterator[Dispatch]:
+    def train(self, epoch: int, first: int, per_call: int) -> Iterator[Steps]:
         """The rest of an epoch from its step `first` on."""
-        for stack in self._stacks(self.source.train(epoch, first), per_dispatch):
+        for stack in self._stacks(self.source.train(epoch, first), per_call):
             yield stack, 0, len(stack.label)
 
     def test(self, batch_size: int) -> Iterator[PyTree]:

@@ -1,7 +1,8 @@
-"""A picture of what networks attend to: one row per image, the networks side by side."""
+"""Plots what networks attend to: one row per image, the networks side by side."""
 
 from __future__ import annotations
 
+import errno
 import warnings
 from pathlib import Path
 
@@ -9,12 +10,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from atkd_jax import ops
-from atkd_jax.step import Network
+from atkd_jax.models.network import Network
+from atkd_jax.nn import ops
+from atkd_jax.runtime import hosts
+from atkd_jax.training.loader import Loader
 from atkd_jax.types import PyTree
 
 Maps = dict[str, np.ndarray]
 LONGEST = 20  # letters of a name, about the height of its picture
+
+
+PLOTTED = 6  # test images
+
+
+def write(path: Path, loader: Loader, networks: dict[str, tuple[Network, PyTree]]) -> None:
+    """Plots where networks are active on a few test images.
+
+    Fonts and drawing fail in many ways, and a run is whole without its plot: that is said, no more.
+
+    Args:
+      networks: title -> network and variables.
+
+    Raises:
+      OSError: the disk is full.
+    """
+    try:
+        image, label = loader.sample(PLOTTED)
+        maps = {
+            title: attention(network, jax.device_get(variables), image)
+            for title, (network, variables) in networks.items()
+        }
+        plot(path, image, [loader.info.class_names[k] for k in label], maps)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        reason = " ".join(str(error).split())
+        hosts.log_once(
+            f"{path} could not be drawn ({type(error).__name__}: {reason}); all else is done"
+        )
 
 
 def attention(network: Network, variables: PyTree, image: np.ndarray) -> Maps:
@@ -36,9 +69,7 @@ def attention(network: Network, variables: PyTree, image: np.ndarray) -> Maps:
     return maps
 
 
-def write_attention(
-    path: Path, image: np.ndarray, names: list[str], networks: dict[str, Maps]
-) -> None:
+def plot(path: Path, image: np.ndarray, names: list[str], networks: dict[str, Maps]) -> None:
     """Draws the images, and beside each the maps of every network over the darkened image.
 
     Args:

@@ -12,10 +12,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 
-from atkd_jax import ops
-from atkd_jax.methods.base import Extras, Method
-from atkd_jax.types import Array, Batch, DataSpec, ModelOut, PyTree
+from atkd_jax.errors import UserError
+from atkd_jax.methods.base import Context, Extras, Method
+from atkd_jax.nn import ops
+from atkd_jax.nn.collectives import Collectives
+from atkd_jax.types import Array, Batch, DataInfo, Metrics, ModelOut, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +49,9 @@ class Objective:
 
     def __post_init__(self):
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing {self.label_smoothing} is not in 0..1, below 1")
+            raise UserError(f"label_smoothing {self.label_smoothing} is not in 0..1, below 1")
 
-    def init(self, rng: Array, t: ModelOut | None, s: ModelOut, data: DataSpec) -> Extras:
+    def init(self, rng: Array, t: ModelOut | None, s: ModelOut, data: DataInfo) -> Extras:
         """Params and state of every term, under the terms' names. Shapes of the global batch."""
         extras = {
             name: term.method.init(jax.random.fold_in(rng, i), t, s, data)
@@ -65,19 +68,18 @@ class Objective:
         t: ModelOut | None,
         s: ModelOut,
         batch: Batch,
-        rng: Array,
-        step: Array,
-        gather: Callable[[PyTree], PyTree] = lambda tree: tree,
-    ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+        ctx: Context,
+    ) -> tuple[Array, tuple[PyTree, Metrics]]:
         """The weighted sum, the terms' next state, and every part unweighted as a metric.
 
         Args:
           extras: of `init`.
           t, s: what the two networks said of this device's part of the batch; t as a constant.
           batch: this device's part.
-          rng, step: of this step, the same on all devices.
-          gather: brings a tree of this device's examples to the whole batch, for methods that
-            compare examples with each other.
+          ctx: the same on all devices.
+
+        Returns:
+          the loss of this device's part, and (state, metrics): state is equal on all devices.
         """
         t = jax.lax.stop_gradient(t)
         everyone = None
@@ -86,13 +88,24 @@ class Objective:
         state, metrics = {}, {"ce": ce}
         for i, (name, term) in enumerate(self.terms.items()):
             seen = (t, s, batch)
-            if term.method.couples_examples:
-                everyone = everyone or gather(seen)
+            if term.method.needs_global_batch:
+                everyone = everyone or ctx.axis.gather(seen)
                 seen = everyone
             own = Extras(extras.params[name], extras.state[name])
-            out = term.method.loss(own, *seen, jax.random.fold_in(rng, i))
-            total += term.weight_at(step) * out.loss
+            out = term.method.loss(own, *seen, ctx._replace(rng=jax.random.fold_in(ctx.rng, i)))
+            total += term.weight_at(ctx.step) * out.loss
             state[name] = jax.lax.stop_gradient(out.state)
+            if not term.method.needs_global_batch:  # computed from a part of the batch
+                state[name] = _mean_of_floats(state[name], ctx.axis)
             metrics[name] = out.loss
             metrics |= {f"{name}/{key}": value for key, value in out.metrics.items()}
         return total, (state, {"loss": total} | metrics)
+
+
+def _mean_of_floats(state: PyTree, axis: Collectives) -> PyTree:
+    """Averages floating-point leaves over the devices, which keeps replicated state replicated."""
+    leaves, structure = jax.tree.flatten(state)
+    floats = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    for i, mean in zip(floats, axis.mean([leaves[i] for i in floats]), strict=True):
+        leaves[i] = mean
+    return jax.tree.unflatten(structure, leaves)

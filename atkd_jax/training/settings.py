@@ -8,12 +8,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from atkd_jax import methods, models, optim, ranges
-from atkd_jax.build import DTYPES
+from atkd_jax import methods, models, ranges
 from atkd_jax.data.augment import Augment
 from atkd_jax.data.mix import Mix
 from atkd_jax.errors import check_known
-from atkd_jax.parallel import MODES
 from atkd_jax.ranges import (
     DECAY,
     FLAG,
@@ -29,6 +27,9 @@ from atkd_jax.ranges import (
     tuple_of,
     whole,
 )
+from atkd_jax.runtime.devices import MODES
+from atkd_jax.training import optim
+from atkd_jax.training.from_config import DTYPES
 
 SECTION = Range("a section with keys of its own", lambda value: isinstance(value, ConfigDict))
 # As configs/common.py, which says what the keys mean.

@@ -1,30 +1,29 @@
-"""From a configuration, once checked, to what training is made of. Config goes no further down."""
+"""Makes the values of training from a checked configuration. Config goes no further down."""
 
 from __future__ import annotations
-
-import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from atkd_jax import data, methods, models, optim
+from atkd_jax import data, methods, models
 from atkd_jax.data.augment import Augment
 from atkd_jax.data.mix import Mix
-from atkd_jax.objective import Objective, Term
-from atkd_jax.step import Network
-from atkd_jax.types import DataSpec
+from atkd_jax.errors import UserError
+from atkd_jax.models.network import Network
+from atkd_jax.training import optim
+from atkd_jax.training.objective import Objective, Term
+from atkd_jax.types import DataInfo
 
 DTYPES = ("float32", "bfloat16")
 
 
-def source(config: ConfigDict) -> Any:
+def source(config: ConfigDict) -> data.Source:
     """The data set, read (in memory) or opened (streamed)."""
     hosts = jax.process_count()
     if config.batch_size % hosts:
-        raise ValueError(f"batch_size {config.batch_size} is not divisible by {hosts} hosts")
+        raise UserError(f"batch_size {config.batch_size} is not divisible by {hosts} hosts")
     share = data.Share(config.batch_size // hosts, config.seed, jax.process_index(), hosts)
     options = config.data.options.to_dict()
     return data.load(
@@ -37,7 +36,7 @@ def augment(config: ConfigDict) -> Augment:
     return Augment(**config.data.augment.to_dict())
 
 
-def mixing(config: ConfigDict) -> Mix:
+def mix(config: ConfigDict) -> Mix:
     """Whether training images are mixed with each other."""
     return Mix(**config.data.mix.to_dict())
 
@@ -45,17 +44,17 @@ def mixing(config: ConfigDict) -> Mix:
 def network(
     config: ConfigDict,
     name: str,
-    spec: DataSpec,
+    info: DataInfo,
     bn_axis: str | None = None,
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
 ) -> Network:
-    """A network of MODELS for the classes of `spec`, normalising as `spec` says unless told."""
-    module = models.create(name, spec.num_classes, dtype=jnp.dtype(config.dtype), bn_axis=bn_axis)
-    return Network(module, tuple(mean) or spec.mean, tuple(std) or spec.std)
+    """A network of MODELS for the classes of `info`, normalising as `info` says unless told."""
+    module = models.create(name, info.num_classes, dtype=jnp.dtype(config.dtype), bn_axis=bn_axis)
+    return Network(module, tuple(mean) or info.mean, tuple(std) or info.std)
 
 
-def objective(config: ConfigDict, steps_per_epoch: int, axis_name: str | None = None) -> Objective:
+def objective(config: ConfigDict, steps_per_epoch: int) -> Objective:
     """CE and the configured terms.
 
     Each entry of `config.terms` is {weight, warmup_epochs (optional), fields of the method}.
@@ -67,10 +66,7 @@ def objective(config: ConfigDict, steps_per_epoch: int, axis_name: str | None = 
         warmup = round(fields.pop("warmup_epochs", 0) * steps_per_epoch)
         if warmup:
             weight = optax.linear_schedule(0.0, weight, warmup)
-        method = methods.create(name, **fields)
-        if hasattr(method, "axis_name"):
-            method = dataclasses.replace(method, axis_name=axis_name)
-        terms[name] = Term(weight, method)
+        terms[name] = Term(weight, methods.create(name, **fields))
     return Objective(config.ce_weight, terms, config.label_smoothing)
 
 

@@ -1,8 +1,8 @@
 """The only file that knows devices: where arrays lie, and how a per-device function runs on all.
 
-A function is written for one device with the hooks of `step.Axis`. Its arguments are replicated
-(state, variables, a data set in memory) or stacks of batches [steps, B, ...] whose second axis is
-spread over the devices. Its results are replicated.
+A function is written for one device with `Collectives`. Its arguments are replicated (state,
+variables, a data set in memory) or stacks of batches [steps, B, ...] whose second axis is sharded
+over the devices. Its results are replicated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from atkd_jax.step import Axis
+from atkd_jax.nn import collectives
+from atkd_jax.nn.collectives import Collectives
 from atkd_jax.types import Array, PyTree
 
 AXIS = "batch"
@@ -47,29 +48,15 @@ class Parallel:
         self.devices = devices
         self.mesh = Mesh(np.array(devices), (AXIS,))
         self.replicated = NamedSharding(self.mesh, P())
-        self.spread = NamedSharding(self.mesh, P(None, AXIS))
+        self.sharded = NamedSharding(self.mesh, P(None, AXIS))
+        # For a per-device function; none where there is no named axis.
+        self.axis = Collectives() if mode == "none" else collectives.over(AXIS)
         self._any = jax.jit(jnp.any, out_shardings=self.replicated)
 
     @property
-    def axis_name(self) -> str | None:
-        """What batch norm averages over; none where there is no named axis."""
-        return None if self.mode == "none" else AXIS
-
-    @property
-    def axis(self) -> Axis:
-        """The hooks for a per-device function."""
-        if self.mode == "none":
-            return Axis()
-        return Axis(
-            mean=functools.partial(jax.lax.pmean, axis_name=AXIS),
-            gather=functools.partial(jax.lax.all_gather, axis_name=AXIS, axis=0, tiled=True),
-            index=functools.partial(jax.lax.axis_index, AXIS),
-        )
-
-    @property
-    def steps_per_dispatch(self) -> int:
-        """How many steps of a set in memory are worth one dispatch: the fewer, the sooner a run
-        hears a signal. On CPU the first step of each pays for fresh memory (bench_step.py)."""
+    def steps_per_call(self) -> int:
+        """How many steps of a set in memory are worth one call: the fewer, the sooner a run
+        hears a signal. On CPU the first step of each pays for fresh memory (benchmarks/step.py)."""
         return 10 if self.devices[0].platform == "cpu" else 50
 
     def check_batch(self, batch_size: int, what: str = "batch_size") -> None:
@@ -80,7 +67,7 @@ class Parallel:
                 f" choose a multiple of {len(self.devices)}"
             )
 
-    def place(self, tree: PyTree) -> PyTree:
+    def replicate(self, tree: PyTree) -> PyTree:
         """The same host arrays on every device."""
 
         def put(x):
@@ -89,21 +76,21 @@ class Parallel:
 
         return jax.tree.map(put, tree)
 
-    def place_batches(self, tree: PyTree) -> PyTree:
+    def shard_batches(self, tree: PyTree) -> PyTree:
         """Global stacks [steps, B, ...], known to every process, spread over the devices."""
 
         def put(x):
             x = np.asarray(x)
             if self.mode == "pmap":
                 return np.array_split(x, jax.process_count(), axis=1)[jax.process_index()]
-            return jax.make_array_from_callback(x.shape, self.spread, lambda i: x[i])
+            return jax.make_array_from_callback(x.shape, self.sharded, lambda i: x[i])
 
         return self._split(jax.tree.map(put, tree))
 
-    def place_local_batches(self, tree: PyTree) -> PyTree:
+    def shard_local_batches(self, tree: PyTree) -> PyTree:
         """Stacks [steps, B / processes, ...] of which every process holds its own part."""
         if self.mode != "pmap":
-            put = functools.partial(jax.make_array_from_process_local_data, self.spread)
+            put = functools.partial(jax.make_array_from_process_local_data, self.sharded)
             tree = jax.tree.map(put, tree)
         return self._split(tree)
 
@@ -124,29 +111,29 @@ class Parallel:
         return self._any(flags)
 
     def shapes(self, tree: PyTree) -> PyTree:
-        """What `place` would return, as `ShapeDtypeStruct`s, of a tree of such."""
+        """What `replicate` would return, as `ShapeDtypeStruct`s, of a tree of such."""
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), tree
         )
 
-    def shapes_of_batches(self, tree: PyTree) -> PyTree:
-        """What `place_batches` would return, as `ShapeDtypeStruct`s; for one process with pmap."""
+    def sharded_shapes(self, tree: PyTree) -> PyTree:
+        """What `shard_batches` would return, as `ShapeDtypeStruct`s; for one process with pmap."""
         if self.mode == "pmap":
             return jax.eval_shape(self._split, tree)
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.spread), tree
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharded), tree
         )
 
     def init(self, function: Callable[[], PyTree]) -> PyTree:
         """Runs a function without arguments; its results are replicated."""
         return jax.jit(function, out_shardings=self.replicated)()
 
-    def spmd(self, function: Callable, spread: tuple[int, ...] = (), donate: tuple[int, ...] = ()):
+    def spmd(self, function: Callable, sharded: tuple[int, ...] = (), donate: tuple[int, ...] = ()):
         """Compiles a per-device function for all devices.
 
         Args:
           function: positional arguments and results are trees of arrays.
-          spread: the arguments that are stacks of batches [steps, B, ...].
+          sharded: the arguments that are stacks of batches [steps, B, ...].
           donate: the arguments whose buffers the results may take over.
         """
         if self.mode == "none":
@@ -156,7 +143,7 @@ class Parallel:
             mapped = jax.pmap(
                 function,
                 axis_name=AXIS,
-                in_axes=tuple(1 if i in spread else None for i in arguments),
+                in_axes=tuple(1 if i in sharded else None for i in arguments),
                 out_axes=None,
                 devices=self.devices,
                 donate_argnums=donate,
@@ -169,7 +156,7 @@ class Parallel:
         mapped = jax.shard_map(
             function,
             mesh=self.mesh,
-            in_specs=tuple(P(None, AXIS) if i in spread else P() for i in arguments),
+            in_specs=tuple(P(None, AXIS) if i in sharded else P() for i in arguments),
             out_specs=P(),
             # The default, True, makes gradients that are averaged by hand too large, silently.
             check_vma=False,

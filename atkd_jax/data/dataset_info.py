@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from atkd_jax.types import DataSpec
+from atkd_jax.types import DataInfo
 
 CIFAR10_CLASSES = tuple(
     "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -33,10 +33,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGENET_SIZES = (1_281_167, 50_000)
 
 KNOWN = {
-    spec.name: spec
-    for spec in (
+    info.name: info
+    for info in (
         # Krizhevsky 2009. Mean and deviation computed from the training images.
-        DataSpec(
+        DataInfo(
             name="cifar10",
             image_shape=(32, 32, 3),
             class_names=CIFAR10_CLASSES,
@@ -46,7 +46,7 @@ KNOWN = {
             std=(0.2470, 0.2435, 0.2616),
         ),
         # Krizhevsky 2009. Mean and deviation: https://github.com/HobbitLong/RepDistiller.
-        DataSpec(
+        DataInfo(
             name="cifar100",
             image_shape=(32, 32, 3),
             class_names=CIFAR100_CLASSES,
@@ -57,7 +57,7 @@ KNOWN = {
         ),
         # Netzer et al. 2011, http://ufldl.stanford.edu/housenumbers. Mean and deviation: those of
         # the 73,257 training images, as in most published code.
-        DataSpec(
+        DataInfo(
             name="svhn",
             image_shape=(32, 32, 3),
             class_names=DIGITS,
@@ -68,7 +68,7 @@ KNOWN = {
         ),
         # Darlow et al. 2018, arXiv 1810.03505; all three numbers from its README,
         # https://github.com/BayesWatch/cinic-10.
-        DataSpec(
+        DataInfo(
             name="cinic10",
             image_shape=(32, 32, 3),
             class_names=CIFAR10_CLASSES,
@@ -89,7 +89,7 @@ def describe(
     label: np.ndarray,
     num_test: int,
     class_names: tuple[str, ...],
-) -> DataSpec:
+) -> DataInfo:
     """The facts of a set that is known by its training images alone.
 
     Args:
@@ -97,7 +97,7 @@ def describe(
       label: [N] int32, their classes.
     """
     mean, std = channel_moments(image)
-    return DataSpec(
+    return DataInfo(
         name=name,
         image_shape=image.shape[1:],
         class_names=class_names,

@@ -13,7 +13,7 @@ from typing import TextIO
 
 import jax
 
-from atkd_jax import hosts
+from atkd_jax.runtime import hosts
 
 try:
     import fcntl
@@ -79,7 +79,7 @@ def remove_empty(folders: list[Path]) -> None:
 
 
 @contextlib.contextmanager
-def claim(workdir: Path) -> Iterator[None]:
+def lock(workdir: Path) -> Iterator[None]:
     """Makes `workdir` and keeps other jobs out of it. Leaves no trace if nothing was written.
 
     Where the file system knows no locks, it says so and lets the run go on.
@@ -147,7 +147,7 @@ def _lock(file: TextIO, workdir: Path) -> None:
             " give another --workdir"
         ) from None
     except OSError as error:  # some network disks know no locks
-        hosts.say(
+        hosts.log_once(
             f"{workdir} cannot be locked here ({error.strerror}): nothing keeps a second process"
             " out of it"
         )

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from atkd_jax import hosts
-from atkd_jax.checkpoint import crc32
 from atkd_jax.data import MemorySource, Source
 from atkd_jax.data.records import FolderRecords, TfdsRecords
+from atkd_jax.runtime import hosts
+from atkd_jax.runtime.checkpoint import crc32
 from atkd_jax.types import PyTree
 
 Facts = dict[str, Any]
@@ -46,12 +46,12 @@ def of_data(source: Source) -> Facts:
     Images in memory are digested themselves; streamed ones by the names and sizes of their files
     (names alone where there are more than MANY), or of TFDS's shards.
     """
-    spec = source.spec
+    info = source.info
     facts = {
-        "class_names": list(spec.class_names),
-        "num_train": spec.num_train,
-        "num_test": spec.num_test,
-        "image_shape": list(spec.image_shape),
+        "class_names": list(info.class_names),
+        "num_train": info.num_train,
+        "num_test": info.num_test,
+        "image_shape": list(info.image_shape),
     }
     return facts | (_of_arrays(source) if isinstance(source, MemorySource) else _of_records(source))
 
@@ -143,10 +143,12 @@ def check_resumed(
     where = workdir / "checkpoints" / str(step)
     then = meta.get("fingerprint", {})
     if not then:
-        hosts.say(f"{where} does not tell which data and teacher it is of: they were not compared")
+        hosts.log_once(
+            f"{where} does not tell which data and teacher it is of: they were not compared"
+        )
     for name, now in known["versions"].items():
         if (was := then.get("versions", {}).get(name, now)) != now:
-            hosts.say(f"the run began with {name} {was} and goes on with {now}")
+            hosts.log_once(f"the run began with {name} {was} and goes on with {now}")
     for part, names in (("data", DATA), ("teacher", TEACHER)):
         changed = difference(then.get(part, {}), known.get(part, {}), names)
         if changed:

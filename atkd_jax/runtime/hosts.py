@@ -50,7 +50,7 @@ def connect(address: str | None, num_processes: int | None, process_id: int | No
         check_flags(*given)
         jax.distributed.initialize(*given, cluster_detection_method="deactivate")
     if jax.distributed.is_initialized():
-        with together():
+        with abort_on_lost_host():
             _meet()
 
 
@@ -85,13 +85,13 @@ def check_flags(address: str, num_processes: int, process_id: int) -> None:
         raise ValueError(f"--coordinator_address={address} cannot be used: {error}") from None
 
 
-def say(text: str) -> None:
+def log_once(text: str) -> None:
     """One line for a person, from one host."""
     if jax.process_index() == 0:
         print(text, flush=True)
 
 
-def check_same(value: str, complaint: str) -> None:
+def assert_equal_across_hosts(value: str, complaint: str) -> None:
     """Raises ValueError(complaint), on all hosts, unless all call it with the same value."""
     if jax.process_count() > 1:
         crc = np.uint32(zlib.crc32(value.encode()))
@@ -99,7 +99,7 @@ def check_same(value: str, complaint: str) -> None:
             raise ValueError(complaint)
 
 
-def leave(message: str) -> None:
+def abort(message: str) -> None:
     """Ends this process with an error, at once: at exit, JAX would wait minutes for other hosts,
     and Python for threads that wait for a disk."""
     with contextlib.suppress(OSError):  # of a closed pipe
@@ -111,14 +111,14 @@ def leave(message: str) -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def abort_on_lost_host() -> Iterator[None]:
     """Leaves at once when a computation of several hosts fails, which is how a dead one shows."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        leave(
+        abort(
             f"error: host {jax.process_index()} lost another host, whose own log may say why"
             f" ({str(error).splitlines()[0][:200]}). Start the same command on all hosts again: it"
             " goes on from the last checkpoint"

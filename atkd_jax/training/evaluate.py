@@ -8,17 +8,17 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from atkd_jax import ops
-from atkd_jax.feed import MemoryFeed, StreamFeed
-from atkd_jax.parallel import Parallel
-from atkd_jax.step import Network
+from atkd_jax.models.network import Network
+from atkd_jax.nn import ops
+from atkd_jax.runtime.devices import Parallel
+from atkd_jax.training.loader import Loader
 from atkd_jax.types import Array, Batch, PyTree
 
 EVAL_BATCH = 500
 
 
 def make_evaluate(
-    network: Network, feed: MemoryFeed | StreamFeed, parallel: Parallel, batch_size: int = 0
+    network: Network, loader: Loader, parallel: Parallel, batch_size: int = 0
 ) -> Callable[[PyTree], dict[str, float]]:
     """Builds `evaluate(variables) -> {"top1", "top5" in percent, "loss" in nats}`.
 
@@ -33,30 +33,30 @@ def make_evaluate(
     """
     step, axis = make_eval_step(network), parallel.axis
     devices = len(parallel.devices)
-    batch_size = -(-(batch_size or min(EVAL_BATCH, feed.spec.num_test)) // devices) * devices
+    batch_size = -(-(batch_size or min(EVAL_BATCH, loader.info.num_test)) // devices) * devices
 
     def over_stack(variables, data, stack):
         def one(item):
-            return step(variables, feed.fetch(data, item))
+            return step(variables, loader.fetch(data, item))
 
         sums = jax.tree.map(jnp.sum, jax.lax.map(one, stack))
         return jax.tree.map(lambda x: jnp.sum(axis.gather(x[None])), sums)
 
-    compiled = parallel.spmd(over_stack, spread=(2,))
+    compiled = parallel.spmd(over_stack, sharded=(2,))
 
     def evaluate(variables: PyTree) -> dict[str, float]:
-        parts = [compiled(variables, feed.test_data, stack) for stack in feed.test(batch_size)]
+        parts = [compiled(variables, loader.test_data, stack) for stack in loader.test(batch_size)]
         sums = {key: sum(float(part[key]) for part in parts) for key in parts[0]}
-        if sums["count"] != feed.spec.num_test:
+        if sums["count"] != loader.info.num_test:
             raise RuntimeError(
-                f"evaluated {sums['count']:.0f} examples, but {feed.spec.name} has"
-                f" {feed.spec.num_test}: the test data are incomplete"
+                f"evaluated {sums['count']:.0f} examples, but {loader.info.name} has"
+                f" {loader.info.num_test}: the test data are incomplete"
             )
         if not math.isfinite(sums["loss"]):
             raise FloatingPointError(
-                f"the loss is not finite on the test set of {feed.spec.name}; what was saved before"
-                " is good; lower optimizer.lr or the term's weight, or if it is the teacher's, give"
-                " other teacher.weights"
+                f"the loss is not finite on the test set of {loader.info.name};"
+                " what was saved before is good; lower optimizer.lr or the term's weight, or if it is the teacher's,"
+                " give other teacher.weights"
             )
         count = sums["count"]
         return {

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from atkd_jax.batch_norm import BatchNorm
+from atkd_jax.nn.batch_norm import BatchNorm
 from atkd_jax.types import Array, ModelOut
 
 EPSILON = 1e-12  # vectors shorter than this have no direction
@@ -236,8 +236,3 @@ def batch_norm(
 ) -> BatchNorm:
     """Batch norm in training mode, always; `axis_name` is the device axis to average over."""
     return BatchNorm(use_running_average=False, axis=axis, axis_name=axis_name, name=name)
-
-
-def mean_over_devices(x: Array, axis_name: str | None) -> Array:
-    """The mean over the device axis; the array itself where there is none."""
-    return x if axis_name is None else jax.lax.pmean(x, axis_name)

@@ -19,9 +19,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from atkd_jax import json_file, replace
 from atkd_jax.errors import unwritable
 from atkd_jax.ranges import STATISTICS
+from atkd_jax.runtime import json_file, replace
 from atkd_jax.types import PyTree
 
 EXPORT_META = "meta.json"
@@ -88,6 +88,14 @@ def _writing(path: Path) -> Iterator[None]:
         raise unwritable(path, _reason(error)) from error
 
 
+def nonfinite(tree: PyTree) -> str | None:
+    """The path of the first array with a number that is not finite; no run could go on with it."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
+        if not np.all(np.isfinite(leaf)):
+            return jax.tree_util.keystr(path, simple=True, separator="/")
+    return None
+
+
 class Checkpoints:
     """The last `keep` checkpoints of a run in `directory`.
 
@@ -130,28 +138,38 @@ class Checkpoints:
         """Returns when all is on the disk. A step that is there already is kept.
 
         Raises:
-          FloatingPointError: a number of the tree is not finite, with which no run could go on.
           OSError: it cannot be written.
         """
         if step == self.latest():
             return
-        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
-            if not np.all(np.isfinite(leaf)):
-                where = jax.tree_util.keystr(path, simple=True, separator="/")
-                raise self.diverged(f"the state after step {step} is not finite (in: {where})")
         meta = {"meta": meta, "crc32": crc32(tree, meta)}
         args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
         with _writing(self.directory):
             self.manager.save(step, args=args, force=True)
 
-    def restore(self, step: int, like: PyTree, sharding: Sharding) -> tuple[PyTree, dict[str, Any]]:
-        """Reads a checkpoint into the structure, shapes and dtypes of `like`.
+    def read_meta(self, step: int) -> dict[str, Any]:
+        """The JSON value of a checkpoint.
+
+        Raises:
+          ValueError: it cannot be read.
+        """
+        try:
+            with _silence():
+                args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+                return self.manager.restore(step, args=args)["meta"]["meta"]
+        except Exception as error:  # Orbax raises many kinds
+            raise ValueError(self._unusable(step, _reason(error))) from error
+
+    def restore(
+        self, step: int, abstract: PyTree, sharding: Sharding
+    ) -> tuple[PyTree, dict[str, Any]]:
+        """Reads a checkpoint into the structure, shapes and dtypes of `abstract`.
 
         Raises:
           ValueError: the checkpoint is damaged (its checksum tells), or another kind of run's.
         """
         args = ocp.args.Composite(
-            tree=ocp.args.StandardRestore(_target(like, sharding)), meta=ocp.args.JsonRestore()
+            tree=ocp.args.StandardRestore(_target(abstract, sharding)), meta=ocp.args.JsonRestore()
         )
         try:
             with _silence():
@@ -250,13 +268,13 @@ def read_export_meta(directory: Path) -> dict[str, Any]:
     )
 
 
-def load_export(directory: Path, like: PyTree) -> PyTree:
-    """The exported variables as host arrays, in the structure of `like`.
+def load_export(directory: Path, abstract: PyTree) -> PyTree:
+    """The exported variables as host arrays, in the structure of `abstract`.
 
     Raises:
       ValueError: tensors are missing, have other shapes, or are not what was written.
     """
-    target = _target(like, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    target = _target(abstract, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     try:
         with _silence(), _checkpointer() as checkpointer:
             args = ocp.args.StandardRestore(target)

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from atkd_jax import checkpoint, hosts, json_file, lock, replace
 from atkd_jax.errors import unwritable
+from atkd_jax.runtime import checkpoint, hosts, json_file, lock, replace
 from atkd_jax.types import PyTree
 
 # The entries that a run writes.
@@ -37,7 +37,7 @@ WRITTEN = (
     "tensorboard",
 )
 # What may differ when a run is taken up again: where it runs, not what it computes.
-FREE = (
+RESUME_MAY_CHANGE = (
     "parallel",
     "dry_run",
     "steps_per_dispatch",
@@ -59,12 +59,13 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return pairs
 
 
-def _fixed(config: dict[str, Any]) -> dict[str, Any]:
-    """What may not differ."""
+def fixed(config: dict[str, Any]) -> dict[str, Any]:
+    """What may not differ when a run is resumed: {"a.b": value}."""
     return {
         key: value
         for key, value in flat(config).items()
-        if value != {} and not any(key == free or key.startswith(free + ".") for free in FREE)
+        if value != {}
+        and not any(key == free or key.startswith(free + ".") for free in RESUME_MAY_CHANGE)
     }
 
 
@@ -112,8 +113,8 @@ def check(config: ConfigDict, workdir: Path) -> None:
 
 def check_same(config: ConfigDict) -> None:
     """Raises ValueError, on all hosts, unless all were started with the same configuration."""
-    hosts.check_same(
-        json.dumps(_fixed(config.to_dict()), sort_keys=True),
+    hosts.assert_equal_across_hosts(
+        json.dumps(fixed(config.to_dict()), sort_keys=True),
         "the hosts were started with different configurations; type the same command on all",
     )
 
@@ -123,7 +124,7 @@ def check_mine(config: ConfigDict | None, workdir: Path) -> None:
     check_folder(workdir)
     if config is None:
         return
-    ours = _fixed(config.to_dict())
+    ours = fixed(config.to_dict())
     stored = read_config(workdir)
     if not lock.is_there(workdir) and stored is None:
         check_unwritten(workdir)
@@ -134,7 +135,7 @@ def check_mine(config: ConfigDict | None, workdir: Path) -> None:
         if (workdir / "checkpoints").exists():
             raise ValueError(f"{workdir} holds checkpoints but no config.json; choose another")
         return
-    theirs = _fixed(stored)
+    theirs = fixed(stored)
     for key in sorted(ours.keys() | theirs.keys()):
         if key not in theirs and not ours[key]:  # newer than that run, and off
             continue

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from atkd_jax import ops
-from atkd_jax.batch_norm import BatchNorm
-from atkd_jax.convolution import in_one_order
+from atkd_jax.nn import ops
+from atkd_jax.nn.batch_norm import BatchNorm
+from atkd_jax.nn.conv import conv_cpu_layout
 from atkd_jax.types import Array
 
 # N(0, 2 / (k^2 C_out)), not truncated: He et al. 2015, arXiv 1502.01852, by the outputs.
@@ -36,7 +36,7 @@ def conv(features: int, kernel: int, stride: int = 1, *, dtype: Any, name: str) 
         use_bias=False,
         kernel_init=conv_init,
         dtype=dtype,
-        conv_general_dilated=in_one_order,
+        conv_general_dilated=conv_cpu_layout,
         name=name,
     )
 

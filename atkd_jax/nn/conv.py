@@ -5,7 +5,7 @@ last, in the kernel inputs before outputs. What JAX writes for gradients has oth
 reorders them, but outside of loops only: inside, a kernel's gradient is some 30 times slower. So on
 CPU both gradients are written in that order here. The results are those of JAX, to the bit; but a
 1x1 kernel's gradient is a matrix product, which takes a third of the time or less. Every layer
-that convolves in training should use it: `nn.Conv(..., conv_general_dilated=in_one_order)`.
+that convolves in training should use it: `nn.Conv(..., conv_general_dilated=conv_cpu_layout)`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from atkd_jax.types import Array
 ORDER = ("NHWC", "HWIO", "NHWC")
 
 
-def in_one_order(x: Array, kernel: Array, strides, padding, **_) -> Array:
+def conv_cpu_layout(x: Array, kernel: Array, strides, padding, **_) -> Array:
     """What `nn.Conv` calls, where it has one stride, one padding, no groups and no holes."""
     return convolution(x, kernel, strides[0], padding[0][0])
 

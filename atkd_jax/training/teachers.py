@@ -10,19 +10,25 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from atkd_jax import build, checkpoint, hosts, ranges
-from atkd_jax.fingerprint import DATA, Facts, difference, same_classes
+from atkd_jax import ranges
 from atkd_jax.models import convert, torch_file
-from atkd_jax.step import Network
-from atkd_jax.types import DataSpec, PyTree
+from atkd_jax.models.network import Network
+from atkd_jax.runtime import checkpoint, fingerprint, hosts
+from atkd_jax.runtime.devices import Parallel
+from atkd_jax.runtime.fingerprint import DATA, Facts, difference, same_classes
+from atkd_jax.training import from_config
+from atkd_jax.training.evaluate import make_evaluate
+from atkd_jax.training.loader import Loader
+from atkd_jax.training.summary import about_network
+from atkd_jax.types import DataInfo, PyTree
 
 TEST = {key: name for key, name in DATA.items() if key.startswith("test_")}
 TOLERANCE = 0.5  # points of top-1 between `expect_top1` and what was measured
 
 
-def variables_like(network: Network, spec: DataSpec) -> PyTree:
+def variables_like(network: Network, info: DataInfo) -> PyTree:
     """Shapes and dtypes of the network's variables."""
-    image = jax.ShapeDtypeStruct((1, *spec.image_shape), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
     return jax.eval_shape(network.module.init, jax.random.key(0), image)
 
 
@@ -99,7 +105,7 @@ def rounded(numbers: tuple[float, ...]) -> str:
     return f"({', '.join(f'{x:.4g}' for x in numbers)})"
 
 
-def describe(config: ConfigDict, spec: DataSpec) -> Network:
+def describe(config: ConfigDict, info: DataInfo) -> Network:
     """The teacher without its weights.
 
     Raises:
@@ -109,16 +115,18 @@ def describe(config: ConfigDict, spec: DataSpec) -> Network:
     if not model:
         raise ValueError("a method is asked for but no teacher; set config.teacher.model")
     facts = read_facts(config)
-    for key, ours in (("model", model), ("num_classes", spec.num_classes)):
+    for key, ours in (("model", model), ("num_classes", info.num_classes)):
         if facts.get(key, ours) != ours:
             raise ValueError(
                 f"the teacher in {config.teacher.weights} has {key} {facts[key]}, this run needs"
                 f" {ours}"
             )
-    return build.network(config, model, spec, mean=facts.get("mean", ()), std=facts.get("std", ()))
+    return from_config.network(
+        config, model, info, mean=facts.get("mean", ()), std=facts.get("std", ())
+    )
 
 
-def recipe(config: ConfigDict) -> ConfigDict:
+def teacher_config(config: ConfigDict) -> ConfigDict:
     """The configuration of the teacher's own training: the student's, without a teacher."""
     own = config.copy_and_resolve_references()
     own.student, own.terms, own.ce_weight = config.teacher.model, ConfigDict(), 1.0
@@ -129,7 +137,7 @@ def recipe(config: ConfigDict) -> ConfigDict:
 
 
 def load(
-    config: ConfigDict, network: Network, spec: DataSpec, workdir: Path, train: Callable
+    config: ConfigDict, network: Network, info: DataInfo, workdir: Path, train: Callable
 ) -> PyTree:
     """The teacher's variables as host arrays.
 
@@ -140,25 +148,61 @@ def load(
     Raises:
       ValueError: tensors are missing, left over, or of other shapes.
     """
-    like = variables_like(network, spec)
+    like = variables_like(network, info)
     path = weights_path(config)
     if not config.teacher.weights:
-        train(recipe(config), workdir / "teacher")
+        train(teacher_config(config), workdir / "teacher")
         path = workdir / "teacher" / "export"
     if path.is_dir():
         return checkpoint.load_export(path, like)
     found = convert.load_torch(path, config.teacher.weights_key)
     if found.others:
-        hosts.say(
+        hosts.log_once(
             f"{path} holds several weights: {found.key or 'those at the top'} is read, not"
             f" {' or '.join(found.others)}; teacher.weights_key chooses"
         )
     if not config.teacher.mean:
-        hosts.say(
+        hosts.log_once(
             "no teacher.mean and teacher.std are given: the teacher's images are normalised with"
-            f" those of {spec.name}, {rounded(network.mean)} and {rounded(network.std)}"
+            f" those of {info.name}, {rounded(network.mean)} and {rounded(network.std)}"
         )
     return convert.to_flax(config.teacher.model, found.tensors, like)
+
+
+def prepare(
+    config: ConfigDict,
+    network: Network,
+    loader: Loader,
+    parallel: Parallel,
+    data: Facts,
+    workdir: Path,
+    train: Callable,
+) -> tuple[PyTree, dict[str, Any], Facts]:
+    """A teacher, loaded or trained, and measured before it teaches.
+
+    Args:
+      data: the fingerprint of this run's data.
+      workdir, train: see `load`.
+
+    Returns:
+      its replicated variables, its numbers, and its fingerprint.
+
+    Raises:
+      ValueError: it was trained for other classes, or is not as good as is said of it.
+    """
+    info = loader.info
+    variables = load(config, network, info, workdir, train)
+    meta = check_export(config, workdir, data)
+    replicated = parallel.replicate(variables)
+    top1 = make_evaluate(network, loader, parallel)(replicated)["top1"]
+    hosts.log_once(f"teacher {config.teacher.model}: top-1 {top1:.2f} on {info.name}'s test set")
+    check_top1(config, top1, meta, info.num_test)
+    if warning := chance_warning(top1, info):
+        hosts.log_once(warning)
+    about = about_network(config.teacher.model, network, variables["params"], info)
+    own = fingerprint.of_teacher(config.teacher.model, network.mean, network.std, variables)
+    own |= {"top1": top1, "class_names": meta.get("class_names")}
+    return replicated, about | {"top1": top1}, own
 
 
 def check_export(config: ConfigDict, workdir: Path, data: Facts) -> dict[str, Any]:
@@ -213,13 +257,13 @@ def check_top1(config: ConfigDict, top1: float, meta: dict[str, Any], num_test: 
         )
 
 
-def chance_warning(top1: float, spec: DataSpec) -> str | None:
+def chance_warning(top1: float, info: DataInfo) -> str | None:
     """One line if the teacher knows no more than someone who guesses."""
-    chance = 1 / spec.num_classes
-    noise = 2 * (chance * (1 - chance) / spec.num_test) ** 0.5
+    chance = 1 / info.num_classes
+    noise = 2 * (chance * (1 - chance) / info.num_test) ** 0.5
     if top1 > 100 * (chance + noise):
         return None
     return (
-        f"warning: the teacher's top-1 of {top1:.2f} is that of guessing among {spec.num_classes}"
+        f"warning: the teacher's top-1 of {top1:.2f} is that of guessing among {info.num_classes}"
         " classes: it has nothing to teach. Wrong weights, mean or std, or trained too little?"
     )

@@ -1,0 +1,35 @@
+"""A module together with the normalisation that its weights expect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import numpy as np
+
+from atkd_jax.types import Array, PyTree
+
+
+class Network(NamedTuple):
+    """A module and its normalisation.
+
+    Attributes:
+      module: returns a `ModelOut` for images [B, H, W, 3].
+      mean, std: per channel, of pixels in 0..1.
+    """
+
+    module: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def apply(self, variables: PyTree, image: Array, **kwargs):
+        """image [B, H, W, 3] float32 in 0..1 -> what the module returns."""
+        return self.module.apply(variables, normalize(image, self.mean, self.std), **kwargs)
+
+
+def normalize(image: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """(image - mean) / std per channel, for [..., 3] floats in 0..1."""
+    shape = (1,) * (image.ndim - 1) + (3,)
+    mean_, std_ = (np.asarray(x, np.float32).reshape(shape) for x in (mean, std))
+    return (image - mean_) / std_

@@ -1,0 +1,224 @@
+"""What a run will be, before it is one: `--config.dry_run=True`. Nothing is downloaded.
+
+The step is compiled ahead of time for the devices that are here, from shapes alone, so that a run
+that does not fit in memory says so in minutes and costs nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax import ShapeDtypeStruct as Shape
+from ml_collections import ConfigDict
+
+from atkd_jax import data
+from atkd_jax.data import MemorySource, dataset_info, prepared
+from atkd_jax.models.network import Network
+from atkd_jax.models.size import count_macs, count_params
+from atkd_jax.runtime.devices import Parallel
+from atkd_jax.training import from_config, settings, teachers
+from atkd_jax.training.loader import MemoryLoader, StreamLoader
+from atkd_jax.training.setup import Setup, compile_steps, make_parallel, make_setup, steps_per_call
+from atkd_jax.types import Batch, DataInfo, PyTree
+
+SPEED = 1000  # images per second and device, for which the reading is stated
+# Of a training image: ILSVRC2012_img_train.tar has 147,897,477,120 bytes, its JPEGs are stored.
+IMAGENET_BYTES = 147_897_477_120 // 1_281_167
+GIB, MIB = 2**30, 2**20
+
+
+class AbstractLoader(NamedTuple):
+    """Shapes of what a loader would give, without its data."""
+
+    info: DataInfo
+    steps_per_epoch: int
+    in_memory: bool
+    fetch: Callable[[PyTree, PyTree], Batch]
+    train_data: PyTree
+    stack: PyTree
+
+
+def known(config: ConfigDict) -> tuple[DataInfo, bool]:
+    """The facts of the data set and whether it stays in memory.
+
+    Sets whose facts stand in the code are not touched; of the others (digits, npz:, folder:, tfds:)
+    is read what opening them reads, which of a set in memory are its images.
+    """
+    name, options = config.data.name, config.data.options.to_dict()
+    if name == "imagenet2012":
+        size = options.get("image_size") or 224
+        names = tuple(map(str, range(1000)))
+        stats = dataset_info.IMAGENET_MEAN, dataset_info.IMAGENET_STD
+        return DataInfo(name, (size, size, 3), names, *dataset_info.IMAGENET_SIZES, *stats), False
+    if name.startswith("tfds:"):  # opening one that is not there would download it
+        prepared.on_disk(data.tfds_name(name), config.data.data_dir or None)
+    if name not in dataset_info.KNOWN:
+        source = from_config.source(config)
+        return source.info, isinstance(source, MemorySource)
+    info = dataset_info.KNOWN[name]
+    data.check_size(info, options.get("image_size", 0))
+    more = 0
+    if options.get("extra"):
+        more = dataset_info.SVHN_EXTRA
+    if options.get("train") == "train+validation":
+        more = dataset_info.CINIC10_VALIDATION
+    num = info.num_train + more
+    label = (np.arange(num) % info.num_classes).astype(np.int32)  # CRD wants some, of any value
+    return dataclasses.replace(info, num_train=num, train_label=label), True
+
+
+def abstract_loader(config: ConfigDict, parallel: Parallel) -> AbstractLoader:
+    """Shapes as a loader would give them to a call."""
+    info, in_memory = known(config)
+    if config.batch_size > info.num_train:
+        raise ValueError(
+            f"batch_size {config.batch_size} is larger than the training set of {info.name}"
+            f" ({info.num_train} examples); choose a smaller one"
+        )
+    epoch = info.num_train // config.batch_size
+    if in_memory:
+        shape = (epoch, config.batch_size)
+        data = (
+            Shape((info.num_train, *info.image_shape), np.uint8),
+            Shape((info.num_train,), np.int32),
+        )
+        stack, fetch = (Shape(shape, np.int32), None), MemoryLoader.fetch
+    else:
+        shape = (config.steps_per_dispatch or 1, config.batch_size)
+        image = Shape((*shape, *info.image_shape), np.uint8)
+        numbers = Shape(shape, np.int32)
+        data, stack, fetch = (), Batch(image, numbers, numbers), StreamLoader.fetch
+    shapes = parallel.shapes(data), parallel.sharded_shapes(stack)
+    return AbstractLoader(info, epoch, in_memory, fetch, *shapes)
+
+
+class Plan(NamedTuple):
+    """A run of which nothing exists but shapes."""
+
+    parallel: Parallel
+    loader: AbstractLoader
+    setup: Setup
+    steps_per_call: int
+
+
+def make_plan(config: ConfigDict) -> Plan:
+    """The run of a configuration, without reading data or weights.
+
+    Raises:
+      ValueError: as a run with this configuration would, but for a teacher's missing weights.
+    """
+    config = config.copy_and_resolve_references()
+    if config.teacher.weights:  # shapes need none
+        teachers.given_statistics(config)
+        config.teacher.update(weights="", weights_key="", mean=(), std=())
+    parallel = make_parallel(config)
+    loader = abstract_loader(config, parallel)
+    setup = make_setup(config, parallel, loader.info, loader.steps_per_epoch)
+    return Plan(parallel, loader, setup, steps_per_call(config, parallel, loader.in_memory))
+
+
+def state_bytes(setup: Setup) -> int:
+    """What a checkpoint holds."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(setup.abstract_state))
+
+
+def describe_plan(config: ConfigDict) -> list[str]:
+    """The plan of a run, line by line.
+
+    Raises:
+      ValueError: as `make_plan`.
+    """
+    settings.check(config)
+    plan = make_plan(config)
+    step, info = plan.setup.step, plan.loader.info
+    lines = about_run(config, plan)
+    if step.teacher:
+        weights = config.teacher.weights or "none given, it is trained first"
+        lines.append(about_network("teacher", config.teacher.model, step.teacher, info))
+        lines.append(f"teacher weights: {weights}")
+    lines.append(about_network("student", config.student, step.student, info))
+    if extra := count_params(plan.setup.abstract_state.params["method"]):
+        lines.append(f"the methods learn {extra:,} parameters more")
+    return lines + about_step(config, plan)
+
+
+def about_run(config: ConfigDict, plan: Plan) -> list[str]:
+    """Devices, batch, steps and what has to be read."""
+    info, devices = plan.loader.info, plan.parallel.devices
+    per_device = config.batch_size // len(devices)
+    terms = ", ".join(f"{k} (weight {v.weight})" for k, v in config.terms.items()) or "none"
+    micro = f" in {config.accumulate} micro-batches" if config.accumulate > 1 else ""
+    total = config.epochs * plan.loader.steps_per_epoch
+    lines = [
+        f"devices: {len(devices)} x {devices[0].device_kind} on {jax.process_count()} host(s),"
+        f" {config.parallel}, {config.dtype}",
+        f"batch: {config.batch_size} = {len(devices)} x {per_device}{micro}",
+        f"data: {info.name}, {info.num_train:,} training and {info.num_test:,} test images of"
+        f" {'x'.join(map(str, info.image_shape))}, {info.num_classes} classes",
+        f"methods: {terms}; cross-entropy {config.ce_weight}",
+        f"steps: {config.epochs} epochs x {plan.loader.steps_per_epoch:,} = {total:,};"
+        f" learning rate {float(plan.setup.lr(0)):.4g} at first,"
+        f" {max_lr(plan.setup.lr, total):.4g} at most",
+    ]
+    speed = SPEED * len(devices)
+    hours = config.epochs * info.num_train / speed / 3600
+    if plan.loader.train_data:
+        size = sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in plan.loader.train_data)
+        read = f"nothing is read, {size / MIB:,.0f} MiB of images stay on every device"
+    else:
+        decoded = speed * int(np.prod(info.image_shape))
+        read = f"{decoded / 1e6:,.0f} MB/s of decoded images go to the devices"
+        if info.name == "imagenet2012":
+            read += f", {speed * IMAGENET_BYTES / 1e6:,.0f} MB/s are read"
+    return [*lines, f"at {SPEED:,} images/s a device: {hours:,.1f} hours, {read}"]
+
+
+def max_lr(lr: optax.Schedule, total: int) -> float:
+    """The highest learning rate of a run, of a thousand steps that are looked at."""
+    return float(max(lr(step) for step in range(0, total, max(1, total // 1000))))
+
+
+def about_network(role: str, name: str, network: Network, info: DataInfo) -> str:
+    """A network in numbers, of one image in evaluation."""
+    image = Shape((1, *info.image_shape), np.float32)
+    variables = jax.eval_shape(network.module.init, jax.random.key(0), image)
+    macs = count_macs(network.module, info.image_shape)
+    return (
+        f"{role} {name}: {count_params(variables):,} parameters, {macs:,} MACs"
+        f" = {2 * macs:,} FLOPs an image"
+    )
+
+
+def about_step(config: ConfigDict, plan: Plan) -> list[str]:
+    """Compiles the step; what XLA says of its memory and its operations."""
+    parallel, loader, step = plan.parallel, plan.loader, plan.setup.step
+    teacher = ()
+    if step.teacher:
+        image = Shape((1, *loader.info.image_shape), np.float32)
+        teacher = jax.eval_shape(step.teacher.module.init, jax.random.key(0), image)
+    state, teacher = parallel.shapes((plan.setup.abstract_state, teacher))
+    number = Shape((), np.int32)
+    began = time.monotonic()
+    multi_step = compile_steps(step, parallel, loader.fetch)
+    compiled = multi_step.lower(
+        state, teacher, loader.train_data, loader.stack, number, number, number
+    ).compile()
+    seconds = time.monotonic() - began
+    memory = compiled.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
+    # XLA counts the body of a loop once: one step of a call, one micro-batch of a step.
+    counted = config.batch_size // len(parallel.devices) // config.accumulate
+    return [
+        f"compiled in {seconds:.0f} s, {plan.steps_per_call} step(s) a call",
+        f"memory: {peak / GIB:.2f} GiB a device ({memory.temp_size_in_bytes / GIB:.2f} of it"
+        f" while a step runs); a checkpoint is {state_bytes(plan.setup) / MIB:.0f} MiB",
+        f"XLA counts {flops / counted:,.0f} FLOPs an image of a step",
+    ]

@@ -1,0 +1,240 @@
+"""Training, top to bottom: setup, teacher, restore, loop, finish; for one student or several.
+
+Several students under one teacher share everything but their methods and their seeds, and the
+teacher is asked once per batch. The order of the images, their augmentation and what methods draw
+at a step follow the data seed, which is the first student's; a student's own seed decides its
+initial parameters and those of its method. So
+
+- K methods with one seed are, each, the same run as one student with that configuration (to
+  rounding; a test holds them to 1e-5 after a few steps);
+- of K seeds, the first is the same as alone; another is reproduced by a run of its own with that
+  data seed. Their spread is that of initialisation alone.
+
+Without terms, this trains teachers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from atkd_jax.data.prefetch import DataWait
+from atkd_jax.errors import UserError
+from atkd_jax.runtime import fingerprint, hosts, run_files
+from atkd_jax.runtime.checkpoint import Checkpoints, save_export
+from atkd_jax.runtime.lock import lock
+from atkd_jax.runtime.logs import Log, Progress
+from atkd_jax.runtime.preemption import Interrupted, StopSignal, stop_signal
+from atkd_jax.training import attention_plot, from_config, settings, summary, teachers
+from atkd_jax.training.evaluate import make_evaluate
+from atkd_jax.training.loader import make_loader
+from atkd_jax.training.setup import make_parallel, make_setup, steps_per_call
+from atkd_jax.training.step import student_variables
+from atkd_jax.training.students import Student, Students
+
+IN_FLIGHT = 2  # calls; more let simulated devices dead-lock and tell of a NaN too late
+STUDENTS_MAY_DIFFER = {"terms": {}, "ce_weight": 1.0, "seed": 0}
+
+
+def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Trains a student as `config` says, or goes on with the run that `workdir` holds.
+
+    Writes config.json, metrics.jsonl, tensorboard/, checkpoints/, epochs/ (metrics that are
+    arrays), export/ (the trained network), attention.png and summary.json, whose content is
+    returned. A teacher without weights is trained first, by the same code, in `workdir/teacher`.
+
+    Raises:
+      UserError: the configuration, the data, the teacher or the workdir does not fit, or is not
+        what the run began with; nothing has been written.
+      FloatingPointError: a loss or the state is not finite; the last good checkpoint stays.
+      OSError: a file cannot be written; the last good checkpoint stays.
+      Interrupted: SIGTERM or SIGINT came to one of the hosts; everything is saved.
+    """
+    [result] = train_students([config], [workdir])
+    return result
+
+
+def train_students(
+    configs: Sequence[ConfigDict], workdirs: Sequence[Path], data_seed: int | None = None
+) -> list[dict[str, Any]]:
+    """Trains students together under one teacher, or goes on where they were stopped.
+
+    Every workdir gets what `train_and_evaluate` writes, except that checkpoints, and a teacher that
+    is trained first, lie in a folder beside the first workdir until all students are done. Seconds
+    in summary.json are those of all, divided by their number, which stands there, too.
+
+    A student whose loss is not finite is left behind, and the others go on.
+
+    Args:
+      data_seed: of the images' order and augmentation; the first student's unless given.
+
+    Raises:
+      UserError, OSError, Interrupted: as `train_and_evaluate`; or the students differ in more than
+        methods and seeds.
+      FloatingPointError: a loss or the state of students is not finite; the others are done.
+    """
+    for config, workdir in zip(configs, workdirs, strict=True):
+        settings.check(config)
+        run_files.check(config, workdir)
+    check_students(configs)
+    finished = [run_files.read_summary(workdir) for workdir in workdirs]
+    if all(finished):
+        for workdir, result in zip(workdirs, finished, strict=True):
+            top1 = result["last"]["top1"]
+            hosts.log_once(f"{workdir} holds a finished run: top-1 {top1:.2f}")
+        return finished
+    data_seed = configs[0].seed if data_seed is None else data_seed
+    home = workdirs[0] if len(configs) == 1 else shared_folder(configs, workdirs[0], data_seed)
+    with contextlib.ExitStack() as held:
+        stop = held.enter_context(stop_signal())
+        held.enter_context(run_files.disk_errors(home))
+        for folder in dict.fromkeys((home, *workdirs)):
+            held.enter_context(lock(folder))
+        held.enter_context(hosts.abort_on_lost_host())
+        return _train(configs, workdirs, home, data_seed, stop)
+
+
+def check_students(configs: Sequence[ConfigDict]) -> None:
+    """Raises UserError if students cannot share a teacher and its images."""
+    first, *others = (run_files.fixed(c.to_dict() | STUDENTS_MAY_DIFFER) for c in configs)
+    for other in others:
+        if keys := [key for key in first.keys() | other.keys() if first.get(key) != other.get(key)]:
+            raise UserError(
+                "students that are trained together share all but methods and seeds; these differ"
+                f" in {', '.join(sorted(keys))}: train them apart"
+            )
+
+
+def shared_folder(configs: Sequence[ConfigDict], workdir: Path, data_seed: int) -> Path:
+    """Where students that are trained together keep what is common to them."""
+    text = json.dumps([data_seed, *(run_files.fixed(c.to_dict()) for c in configs)], sort_keys=True)
+    return workdir.parent / f"together-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _train(
+    configs: Sequence[ConfigDict],
+    workdirs: Sequence[Path],
+    home: Path,
+    data_seed: int,
+    stop: StopSignal,
+) -> list[dict[str, Any]]:
+    """`train_students` in folders that are this run's own; checkpoints lie in `home`."""
+    # Setup: devices, data, and a step for every student.
+    lead = configs[0]
+    parallel = make_parallel(lead)
+    loader = make_loader(from_config.source(lead), parallel, lead.batch_size, data_seed)
+    info, steps_per_epoch = loader.info, loader.steps_per_epoch
+    total = lead.epochs * steps_per_epoch
+    students = [
+        Student(config, workdir, make_setup(config, parallel, info, steps_per_epoch))
+        for config, workdir in zip(configs, workdirs, strict=True)
+    ]
+    known = {"data": fingerprint.of_data(loader.source), "versions": run_files.versions()}
+    hosts.assert_equal_across_hosts(
+        json.dumps(known["data"]),
+        f"the hosts read different data as {info.name}; give all of them the same files",
+    )
+
+    # Teacher: loaded, or trained by this very function, and measured.
+    teacher, about_teacher, teacher_variables = students[0].setup.step.teacher, {}, ()
+    if teacher:
+        teacher_variables, about_teacher["teacher"], known["teacher"] = teachers.prepare(
+            lead, teacher, loader, parallel, known["data"], home, train_and_evaluate
+        )
+    stop.check()
+
+    # Restore, or begin.
+    for student in students:
+        if not (student.workdir / "config.json").exists():  # it says whose the checkpoints are
+            run_files.write_json(student.workdir / "config.json", student.config.to_dict())
+    checkpoints = Checkpoints(home / "checkpoints", lead.checkpoint.keep)
+    group = Students(students, parallel, loader, checkpoints)
+    step, seconds = group.restore_or_begin(home, known, total)
+    for student in group.active:  # where it runs may be new
+        run_files.write_json(student.workdir / "config.json", student.config.to_dict())
+
+    began = time.monotonic() - seconds
+    evaluate = make_evaluate(students[0].setup.step.student, loader, parallel)
+    logs = {s.workdir: Log(s.workdir, s.rows, s.name if students[1:] else "") for s in group.active}
+    log = logs[group.active[0].workdir]
+    progress = Progress(log, lead.student, total, step, lead.batch_size)
+    data_wait = DataWait()
+    per_call = steps_per_call(lead, parallel, loader.in_memory)
+    every, seed = lead.checkpoint, np.int32(data_seed)
+
+    def save_if_due(due: bool) -> None:
+        """Saves if it is time to; saves and stops if one of the hosts was asked to stop."""
+        asked = group.asked_to_stop or (stop.asked and jax.process_count() == 1)
+        if due or asked:
+            group.collect_metrics(0, progress)
+            group.save(step, {"fingerprint": known, "seconds": time.monotonic() - began})
+        if asked and step < total:
+            raise Interrupted(f"saved at step {step} of {total}")
+
+    # Loop.
+    with contextlib.ExitStack() as opened:
+        for closes in (checkpoints, *logs.values(), progress):
+            opened.enter_context(contextlib.closing(closes))
+        opened.enter_context(stop.hold())
+        for epoch in range(step // steps_per_epoch, lead.epochs):
+            rest = loader.train(epoch, step % steps_per_epoch, per_call)
+            for stack, start, end in data_wait.timed(rest):
+                group.take_steps(step, teacher_variables, stack, start, end, seed, stop.asked)
+                before, step = step, step + end - start
+                group.collect_metrics(IN_FLIGHT - 1, progress)
+                due = every.every_steps and step // every.every_steps > before // every.every_steps
+                if step % steps_per_epoch:  # the end of an epoch is saved with its test results
+                    save_if_due(due)
+            group.collect_metrics(0, progress)
+            for student, test in group.test(evaluate, epoch):
+                means = student.end_epoch(steps_per_epoch)
+                run_files.write_arrays(student.workdir, epoch, means)
+                row = summary.log_row(step, epoch, means, test) | {
+                    "lr": float(student.setup.lr(step - 1)),
+                    "images_per_second": progress.images_per_second,
+                    "waiting_for_data": data_wait.share,
+                }
+                student.rows.append(row)
+                logs[student.workdir].epoch(row)
+            if hint := data_wait.hint():
+                log.say(hint)
+            save_if_due(due or (epoch + 1) % every.every_epochs == 0 or epoch + 1 == lead.epochs)
+
+    # Finish: the trained networks, and what there is to say of them.
+    results = {}
+    with stop.hold():
+        count = len(group.active)
+        speed = {
+            "seconds": (time.monotonic() - began) / count,
+            "images_per_second": progress.images_per_second * count,
+        } | ({"company": count} if students[1:] else {})
+        for student, state in group:
+            config, network = student.config, student.setup.step.student
+            variables = student_variables(state)
+            meta = summary.export_meta(config, network, loader, student.history)
+            save_export(student.workdir / "export", variables, meta | {"fingerprint": known})
+            if teacher and jax.process_index() == 0:
+                networks = {
+                    f"teacher {config.teacher.model}": (teacher, teacher_variables),
+                    f"student {config.student}": (network, variables),
+                }
+                attention_plot.write(student.workdir / "attention.png", loader, networks)
+            params = student.setup.abstract_state.params
+            result = summary.about_student(config, network, params, info) | about_teacher
+            result |= summary.results(config, info, student.history)
+            results[student.workdir] = result | speed | {"fingerprint": known}
+            run_files.write_json(student.workdir / "summary.json", results[student.workdir])
+        if home not in workdirs and jax.process_index() == 0:
+            shutil.rmtree(home)
+    group.raise_if_left_behind()
+    return [results.get(s.workdir) or run_files.read_summary(s.workdir) for s in students]

@@ -1,0 +1,103 @@
+"""What a configuration means for one student: its step, its state, and how it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from atkd_jax.errors import UserError
+from atkd_jax.runtime.devices import Parallel
+from atkd_jax.training import from_config, settings, teachers
+from atkd_jax.training.multi_step import make_multi_step
+from atkd_jax.training.step import Step, TrainStep
+from atkd_jax.types import Batch, DataInfo, PyTree, TrainState
+
+
+class Setup(NamedTuple):
+    """Everything that trains one student but data and weights.
+
+    Attributes:
+      step: one training step on one device.
+      init_state: () -> TrainState at step 0.
+      abstract_state: shapes and dtypes of a TrainState.
+      lr: learning rate as a function of the step.
+    """
+
+    step: TrainStep
+    init_state: Callable[[], TrainState]
+    abstract_state: PyTree
+    lr: optax.Schedule
+
+
+def make_setup(
+    config: ConfigDict, parallel: Parallel, info: DataInfo, steps_per_epoch: int
+) -> Setup:
+    """Compiles nothing and reads no images.
+
+    Raises:
+      UserError: something in the configuration is unknown or does not fit.
+    """
+    settings.check_steps(config, steps_per_epoch)
+    bn_axis = parallel.axis.name if config.sync_batch_norm else None
+    objective = from_config.objective(config, steps_per_epoch)
+    step = TrainStep(
+        student=from_config.network(config, config.student, info, bn_axis),
+        teacher=teachers.describe(config, info) if objective.terms else None,
+        objective=objective,
+        tx=from_config.optimizer(config, steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        augment=from_config.augment(config),
+        mix=from_config.mix(config),
+        axis=parallel.axis,
+        accumulate=config.accumulate,
+        ema=config.ema,
+    )
+
+    def init_state() -> TrainState:
+        key = jax.random.key(np.int32(config.seed))
+        return step.init(key, info, config.batch_size)
+
+    return Setup(
+        step=step,
+        init_state=init_state,
+        abstract_state=jax.eval_shape(init_state),  # complaints about taps and shapes come here
+        lr=from_config.schedule(config, steps_per_epoch),
+    )
+
+
+def make_parallel(config: ConfigDict) -> Parallel:
+    """The devices.
+
+    Raises:
+      UserError: a setting is wrong, or the batch cannot be spread over them.
+    """
+    settings.check(config)
+    parallel = Parallel(config.parallel)
+    parallel.check_batch(config.batch_size)
+    parts = len(parallel.devices) * config.accumulate
+    if config.batch_size % parts:
+        raise UserError(
+            f"batch_size {config.batch_size} is not divisible by {len(parallel.devices)} devices"
+            f" times accumulate {config.accumulate}; choose a multiple of {parts}"
+        )
+    return parallel
+
+
+def steps_per_call(config: ConfigDict, parallel: Parallel, in_memory: bool) -> int:
+    """How many steps one call takes; of a stream, whose batches are large, always one."""
+    steps = config.steps_per_dispatch or (parallel.steps_per_call if in_memory else 1)
+    if config.checkpoint.every_steps:  # a run can be saved between two calls only
+        steps = min(steps, config.checkpoint.every_steps)
+    return steps
+
+
+def compile_steps(
+    step: Step, parallel: Parallel, fetch: Callable[[PyTree, PyTree], Batch]
+) -> Callable:
+    """`multi_step.make_multi_step` on all devices; the state's buffers are donated."""
+    return parallel.spmd(make_multi_step(step, fetch), sharded=(3,), donate=(0,))

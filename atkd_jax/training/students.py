@@ -1,0 +1,251 @@
+"""Students in training: their states, what they gather over an epoch, and who is left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from atkd_jax.runtime import fingerprint, hosts, run_files
+from atkd_jax.runtime.checkpoint import Checkpoints, nonfinite
+from atkd_jax.runtime.devices import Parallel
+from atkd_jax.runtime.logs import Progress, read_rows
+from atkd_jax.training.loader import Loader
+from atkd_jax.training.setup import Setup, compile_steps
+from atkd_jax.training.step import SharedTeacherStep, student_variables
+from atkd_jax.types import PyTree, TrainState
+
+
+@dataclasses.dataclass
+class Student:
+    """What one student gathers while it is trained.
+
+    Attributes:
+      sums: metrics of the epoch so far, over its steps.
+      history: test results by epoch.
+      rows: of metrics.jsonl.
+      error: why it was left behind.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    setup: Setup
+    sums: dict[str, Any] = dataclasses.field(default_factory=dict)
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    error: FloatingPointError | None = None
+
+    @property
+    def name(self) -> str:
+        """What tells it from students that are trained with it."""
+        return f"{'+'.join(self.config.terms) or 'no method'}, seed {self.config.seed}"
+
+    def add(self, sums: dict[str, np.ndarray]) -> None:
+        """Takes in the metrics of some steps."""
+        for key, value in sums.items():
+            self.sums[key] = np.asarray(self.sums.get(key, 0.0)) + value.astype(np.float64)
+
+    def end_epoch(self, steps: int) -> dict[str, np.ndarray]:
+        """The means over an epoch of so many steps; the next one begins."""
+        means = {key: value / steps for key, value in self.sums.items()}
+        self.sums = {}
+        return means
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the state."""
+        sums = {key: np.asarray(value).tolist() for key, value in self.sums.items()}
+        return {"sums": sums, "history": self.history, "rows": self.rows}
+
+    def resume(self, record: dict[str, Any], step: int) -> None:
+        """Takes up what `record` gave; checkpoints of old versions do not hold the rows."""
+        self.sums, self.history = record["sums"], record["history"]
+        self.rows = record["rows"] if "rows" in record else read_rows(self.workdir, step)
+
+
+class Students:
+    """The students of a run, those that are still trained, and their states.
+
+    A student whose numbers are not finite is left behind the next time that all calls are collected
+    before a checkpoint or at the end of an epoch. It disturbs nobody until then, as students share
+    nothing that learns.
+    """
+
+    def __init__(
+        self,
+        students: list[Student],
+        parallel: Parallel,
+        loader: Loader,
+        checkpoints: Checkpoints,
+    ):
+        self.all, self.parallel, self.loader = students, parallel, loader
+        self.checkpoints = checkpoints
+        self.asked_to_stop = False  # by a signal to any host, in a call that is collected
+        self.pending: deque = deque()  # calls whose metrics are not collected
+
+    def __iter__(self) -> Iterator[tuple[Student, TrainState]]:
+        return zip(self.active, self.states, strict=True)
+
+    def restore_or_begin(self, home: Path, known: dict[str, Any], total: int) -> tuple[int, float]:
+        """Takes up the newest checkpoint, or makes fresh states.
+
+        Args:
+          home: where the checkpoints lie.
+          known: fingerprints of what is here now.
+          total: steps of the run.
+
+        Returns:
+          the step and the seconds that the run has taken.
+
+        Raises:
+          UserError: the checkpoint is damaged, or of another run.
+        """
+        step = self.checkpoints.latest()
+        hosts.assert_equal_across_hosts(
+            str(step), f"hosts see different checkpoints in {home}; is it shared?"
+        )
+        if step is None:
+            active = [s for s in self.all if run_files.read_summary(s.workdir) is None]
+            self._go_on_with(active, [self.parallel.init(s.setup.init_state) for s in active])
+            return 0, 0.0
+        if self.alone:
+            abstract = self.all[0].setup.abstract_state
+        else:
+            there = self.checkpoints.read_meta(step)["students"]
+            abstract = {i: self.all[int(i)].setup.abstract_state for i in there}
+        tree, meta = self.checkpoints.restore(step, abstract, self.parallel.replicated)
+        records = {"0": meta} if self.alone else meta["students"]
+        states = [tree] if self.alone else [tree[i] for i in records]
+        fingerprint.check_resumed(home, meta, known, step, int(states[0].step), total)
+        for i, record in records.items():
+            self.all[int(i)].resume(record, step)
+        for i, message in meta.get("left_behind", {}).items():
+            self.all[int(i)].error = FloatingPointError(message)
+        self._go_on_with([self.all[int(i)] for i in records], states)
+        hosts.log_once(f"going on from step {step}")
+        return step, meta["seconds"]
+
+    @property
+    def alone(self) -> bool:
+        return len(self.all) == 1
+
+    def _go_on_with(self, active: list[Student], states: list[TrainState]) -> None:
+        self.active, self.states = active, tuple(states)
+        step = SharedTeacherStep(tuple(student.setup.step for student in active))
+        self._multi_step = compile_steps(step, self.parallel, self.loader.fetch)
+
+    def take_steps(
+        self,
+        step: int,
+        teacher_variables: PyTree,
+        stack: PyTree,
+        start: int,
+        end: int,
+        seed: np.int32,
+        asked: bool,
+    ) -> None:
+        """Starts a call that takes the steps from `start` up to `end` of a stack.
+
+        Args:
+          step: of the run, before the call.
+          asked: whether this host was asked to stop.
+        """
+        data = self.loader.train_data
+        self.states, *metrics = self._multi_step(
+            self.states, teacher_variables, data, stack, start, end, seed
+        )
+        self.pending.append((step, *metrics, self.parallel.any_host(asked)))
+
+    def collect_metrics(self, left: int, progress: Progress) -> None:
+        """Fetches the metrics of all but the `left` newest calls.
+
+        Raises:
+          FloatingPointError: no student's loss is finite.
+        """
+        while len(self.pending) > left:
+            first, sums, last, taken, asked = jax.device_get(self.pending.popleft())
+            self.asked_to_stop |= bool(asked)
+            step = first + int(taken)
+            for student, own_sums, own in zip(self.active, sums, last, strict=True):
+                student.add(own_sums)
+                if student.error is None:
+                    student.error = self._diverged(own, step - 1)
+            losses = [
+                own["loss"]
+                for student, own in zip(self.active, last, strict=True)
+                if student.error is None
+            ]
+            if not losses:
+                self.raise_if_left_behind()
+            progress.advance(step, float(np.mean(losses)))
+
+    def _diverged(self, last: dict[str, np.ndarray], step: int) -> FloatingPointError | None:
+        if np.isfinite(last["loss"]):
+            return None
+        bad = [k for k, value in last.items() if not np.all(np.isfinite(value)) and k != "loss"]
+        return self.checkpoints.diverged(
+            f"the loss is not finite at step {step} (in: {', '.join(bad) or 'loss'})"
+        )
+
+    def test(
+        self, evaluate: Callable[[PyTree], dict[str, float]], epoch: int
+    ) -> Iterator[tuple[Student, dict[str, float]]]:
+        """Evaluates every student, and yields it with its results.
+
+        Raises:
+          FloatingPointError: no student's loss is finite.
+        """
+        self._leave_behind()
+        for student, state in self:
+            try:
+                test = evaluate(student_variables(state))
+            except FloatingPointError as error:
+                student.error = error
+                continue
+            student.history.append({"epoch": epoch + 1} | test)
+            yield student, test
+        self._leave_behind()
+
+    def save(self, step: int, meta: dict[str, Any]) -> None:
+        """Writes a checkpoint of those whose numbers are finite; all calls are collected.
+
+        Raises:
+          FloatingPointError: no student is left.
+        """
+        for student, state in self:
+            if where := nonfinite(state):
+                what = f"the state after step {step} is not finite (in: {where})"
+                student.error = student.error or self.checkpoints.diverged(what)
+        self._leave_behind()
+        if self.alone:
+            self.checkpoints.save(step, self.states[0], self.active[0].record() | meta)
+            return
+        names = {id(student): str(i) for i, student in enumerate(self.all)}
+        tree = {names[id(student)]: state for student, state in self}
+        records = {names[id(student)]: student.record() for student in self.active}
+        errors = {names[id(s)]: str(s.error) for s in self.all if s.error}
+        meta = meta | {"students": records, "left_behind": errors}
+        self.checkpoints.save(step, tree, meta)
+
+    def _leave_behind(self) -> None:
+        """Goes on without the students that diverged."""
+        kept = [(student, state) for student, state in self if student.error is None]
+        if not kept:
+            self.raise_if_left_behind()
+        if len(kept) < len(self.active):
+            for student in self.active:
+                if student.error is not None:
+                    hosts.log_once(f"{student.name} is left behind: {student.error}")
+            self._go_on_with(*map(list, zip(*kept, strict=True)))
+
+    def raise_if_left_behind(self) -> None:
+        """Raises FloatingPointError if students were left behind."""
+        if self.alone and self.all[0].error:
+            raise self.all[0].error
+        if left := [f"{student.name}: {student.error}" for student in self.all if student.error]:
+            raise FloatingPointError("; ".join(left))

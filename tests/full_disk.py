@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from runs import STEADY, command, log_without_times, same_bits, saved_state, start, write_npz
+from small_runs import STEADY, command, log_without_times, same_bits, saved_state, start, write_npz
 
 from atkd_jax.runtime import checkpoint, lock, run_files
 from atkd_jax.runtime.events import Events

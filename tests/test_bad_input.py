@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from atkd_jax.training.program import make_program
-from runs import CLASSES, run, small_config, write_npz
+from small_runs import CLASSES, run, small_config, write_npz
 
 from atkd_jax import data, main
 from atkd_jax.methods import dkd

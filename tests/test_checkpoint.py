@@ -6,7 +6,7 @@ import os
 import jax
 import numpy as np
 import pytest
-from runs import EXPORT_META, same_bits
+from small_runs import EXPORT_META, same_bits
 
 from atkd_jax.runtime import checkpoint
 from atkd_jax.runtime.checkpoint import Checkpoints

@@ -8,7 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from runs import flip, same_bits
+from small_runs import flip, same_bits
 
 from atkd_jax.runtime import checkpoint
 

@@ -8,7 +8,8 @@ import signal
 import jax
 import numpy as np
 import pytest
-from runs import small_config, write_npz
+from experiments.company import check_members, train_company
+from small_runs import small_config, write_npz
 
 from atkd_jax import data
 from atkd_jax.runtime.checkpoint import load_export
@@ -16,7 +17,6 @@ from atkd_jax.runtime.preemption import Interrupted
 from atkd_jax.training import from_config, teachers
 from atkd_jax.training.loop import train_and_evaluate
 from experiments import company
-from experiments.company import check_members, train_company
 
 STEPS = 4
 

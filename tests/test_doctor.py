@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_runs import PATIENCE, held_port, small_config, write_npz
 
 from atkd_jax import doctor
 from atkd_jax.data import prepared
 from atkd_jax.training import dry_run
 from tests.images import encoded, picture
-from tests.runs import PATIENCE, held_port, small_config, write_npz
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from runs import PATIENCE, write_npz
+from small_runs import PATIENCE, write_npz
 
 from atkd_jax.export import formats, measure, onnx, student
 from atkd_jax.export.__main__ import export

@@ -13,7 +13,7 @@ import subprocess
 import jax
 import pytest
 from moments import Moment, arm
-from runs import (
+from small_runs import (
     STEADY,
     STEPWISE,
     command,

@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 from images import encoded
-from runs import small_config
+from small_runs import small_config
 
 from atkd_jax import data
 from atkd_jax.data import memory

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from images import write_folder
 from moments import Moment, arm
-from runs import (
+from small_runs import (
     STEADY,
     STEPWISE,
     command,

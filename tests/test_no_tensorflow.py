@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from runs import PATIENCE, command, write_npz
+from small_runs import PATIENCE, command, write_npz
 
 WITHOUT = """
 import sys

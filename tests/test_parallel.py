@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from runs import difference
+from small_runs import difference
 
 from atkd_jax import models
 from atkd_jax.data.augment import Augment

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 from atkd_jax.training.program import make_parallel, make_program
+from small_runs import PATIENCE, small_config, write_npz
 
 from atkd_jax.training import dry_run
 from configs import cifar10, cinic10, imagenet, svhn
-from tests.runs import PATIENCE, small_config, write_npz
 
 
 def small_cifar(**changes):

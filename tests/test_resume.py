@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from moments import Moment
-from runs import (
+from small_runs import (
     STEPWISE,
     command,
     log_without_times,

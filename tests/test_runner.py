@@ -8,7 +8,7 @@ import time
 
 import pytest
 from result_lines import line
-from runs import PATIENCE
+from small_runs import PATIENCE
 
 from atkd_jax.runtime.preemption import StopSignal, stop_signal
 from experiments import ledger, measure, run, runs, worker

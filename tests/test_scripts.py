@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import PATIENCE
+from small_runs import PATIENCE
 
 REPOSITORY = Path(__file__).parent.parent
 

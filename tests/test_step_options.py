@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from atkd_jax.training.program import make_parallel, make_program
+from small_runs import small_config, write_npz
 
 from atkd_jax import methods, models
 from atkd_jax.data.augment import Augment
@@ -22,7 +23,6 @@ from atkd_jax.training.multi_step import make_multi_step
 from atkd_jax.training.objective import Objective, Term
 from atkd_jax.training.step import init_state, make_train_step, student_variables
 from atkd_jax.types import Batch, DataInfo, ModelOut
-from tests.runs import small_config, write_npz
 
 BATCH, SIZE, CLASSES, STEPS = 16, 8, 5, 3
 STATS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import safetensors.numpy
-from runs import small_config
+from small_runs import small_config
 from weight_files import tensor, write_zip
 
 from atkd_jax.training import teachers

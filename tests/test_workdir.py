@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from runs import EXPORT_META, small_config
+from small_runs import EXPORT_META, small_config
 
 from atkd_jax.runtime import lock, run_files
 from atkd_jax.runtime.checkpoint import read_export_meta

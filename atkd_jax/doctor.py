@@ -26,7 +26,7 @@ from atkd_jax import data
 from atkd_jax import main as command
 from atkd_jax.data import cifar_binary, dataset_info, folder, npz, prepared
 from atkd_jax.data.records import TfdsRecords
-from atkd_jax.errors import printable
+from atkd_jax.errors import UserError, printable
 from atkd_jax.runtime import hosts, run_files
 from atkd_jax.runtime.lock import missing, remove_empty
 from atkd_jax.training import dry_run
@@ -48,7 +48,7 @@ def devices() -> str:
     """As many on every host."""
     counts = multihost_utils.process_allgather(np.int32(jax.local_device_count())).ravel()
     if len(set(counts.tolist())) > 1:
-        raise ValueError(f"the hosts have different numbers of devices: {counts.tolist()}")
+        raise UserError(f"the hosts have different numbers of devices: {counts.tolist()}")
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}, {counts[0]} on every host"
 
 
@@ -56,7 +56,7 @@ def connection() -> str:
     """Every host hears from every other."""
     heard = multihost_utils.process_allgather(np.int32(jax.process_index())).ravel()
     if sorted(heard.tolist()) != list(range(jax.process_count())):
-        raise ValueError(f"of {jax.process_count()} hosts only {sorted(heard.tolist())} answer")
+        raise UserError(f"of {jax.process_count()} hosts only {sorted(heard.tolist())} answer")
     return f"all {jax.process_count()} see each other" if len(heard) > 1 else "one, alone"
 
 
@@ -140,9 +140,9 @@ def writable(config: ConfigDict | None, workdir: Path) -> str:
     multihost_utils.sync_global_devices("doctor left")
     remove_empty(made)
     if error is not None:
-        raise ValueError(f"{workdir} cannot be written: {error.strerror}")
+        raise UserError(f"{workdir} cannot be written: {error.strerror}")
     if len(seen) < jax.process_count():
-        raise ValueError(f"{workdir} is not the same folder on all hosts: seen here are {seen}")
+        raise UserError(f"{workdir} is not the same folder on all hosts: seen here are {seen}")
     return f"{workdir}, writable by all"
 
 
@@ -155,7 +155,7 @@ def space(config: ConfigDict | None, workdir: Path) -> str:
         return text
     needed = (config.checkpoint.keep + 2) * dry_run.state_bytes(dry_run.on_paper(config))
     if free < needed:
-        raise ValueError(f"{text}, a run needs {needed / 2**30:,.1f} GiB")
+        raise UserError(f"{text}, a run needs {needed / 2**30:,.1f} GiB")
     return f"{text}, {needed / MIB:,.0f} MiB needed"
 
 

@@ -13,12 +13,14 @@ import traceback
 import types
 from pathlib import Path
 
-import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from atkd_jax.command_line import entry_point, usage_error
+from atkd_jax.errors import UserError
 from atkd_jax.runtime import hosts, run_files
-from atkd_jax.runtime.preemption import Interrupted, stop_signal
+from atkd_jax.runtime.cache import enable_compilation_cache
+from atkd_jax.runtime.preemption import stop_signal
 from atkd_jax.training import settings
 from atkd_jax.training.dry_run import describe_plan
 from atkd_jax.training.loop import train_and_evaluate
@@ -32,37 +34,23 @@ PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes the 
 PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0")
 
 
-def cache_compilations() -> None:
-    """Keeps compiled programs in the user's cache folder, so that a second start is quick."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    if not jax.config.jax_compilation_cache_dir:  # $JAX_COMPILATION_CACHE_DIR wins
-        jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "atkd_jax" / "xla"))
-
-
 def main(argv: list[str]) -> None:
+    check_arguments(argv)
+    with entry_point(), stop_signal():
+        enable_compilation_cache()
+        train()
+
+
+def check_arguments(argv: list[str]) -> None:
+    """Ends the command if there is anything on its command line but flags."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of every file
-    cache_compilations()
-    try:
-        with stop_signal():
-            train()
-    except Interrupted as stopped:
-        hosts.log_once(f"stopped: {stopped}; the same command goes on from there")
-    except KeyboardInterrupt:  # asked for twice
-        hosts.abort("stopped at once; the same command goes on from the last checkpoint")
-    except Exception as error:
-        if on_purpose(error):
-            hosts.abort(f"error: {error}")
-        if jax.process_count() == 1:
-            raise
-        hosts.abort(traceback.format_exc())
+        usage_error(f"unexpected arguments: {' '.join(argv[1:])}")
 
 
 def train() -> None:
     """Trains, or prints the plan, as the flags say."""
     if CONFIG.value is None:
-        raise ValueError("a run needs a configuration: add --config=configs/FILE.py")
+        raise UserError("a run needs a configuration: add --config=configs/FILE.py")
     hosts.connect(ADDRESS.value, PROCESSES.value, PROCESS.value)
     for line in settings.schedule_warnings(CONFIG.value):
         hosts.log_once(f"warning: {line}")
@@ -70,25 +58,12 @@ def train() -> None:
         hosts.log_once("\n".join(describe_plan(CONFIG.value)))
         return
     if not WORKDIR.value:
-        raise ValueError("a run needs a folder: add --workdir=DIR")
+        raise UserError("a run needs a folder: add --workdir=DIR")
     result = train_and_evaluate(CONFIG.value, Path(WORKDIR.value))
     hosts.log_once(
         f"top-1 {result['last']['top1']:.2f} (best {result['best']['top1']:.2f})"
         f" in {result['seconds']:.0f} s; {WORKDIR.value}/summary.json"
     )
-
-
-def on_purpose(error: Exception) -> bool:
-    """Whether an error says in words what to do: so do all ValueErrors that this package raises.
-
-    One that another library raises, at mismatched shapes for instance, is understood by where it
-    happened. JAX leaves its own frames out of a traceback, so the last one may still be ours.
-    """
-    if not isinstance(error, ValueError):
-        return isinstance(error, FloatingPointError | OSError)
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    ours = Path(last.filename).is_relative_to(Path(__file__).parent)
-    return ours and last.line.startswith("raise ")
 
 
 class ConfigFile(flags.ArgumentParser):
@@ -103,12 +78,12 @@ class ConfigFile(flags.ArgumentParser):
             sys.modules[loader.name] = module
             loader.exec_module(module)
             if not hasattr(module, "get_config"):
-                raise ValueError("it has no function get_config")
+                raise UserError("it has no function get_config")
             config = module.get_config(*options)
             settings.check_keys(config)
             return config.lock()
         except Exception as error:
-            sys.exit(f"error: {where(file, error)}: {why(error)}")
+            usage_error(f"{where(file, error)}: {why(error)}")
 
     def flag_type(self) -> str:
         return "config object"
@@ -140,14 +115,17 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Reads the flags; a mistake in them, or in a configuration, is one line."""
     try:
         rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        usage_error(one_line(error))
+    try:
         if CONFIG.value is not None:
             settings.check(CONFIG.value)
             run_files.expand_paths(CONFIG.value)
         if WORKDIR.value:
             flags.FLAGS.workdir = run_files.expand(WORKDIR.value)
-        return rest
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        sys.exit(f"error: {one_line(error)}")
+    except UserError as error:
+        usage_error(str(error))
+    return rest
 
 
 def one_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from atkd_jax.errors import check_known
+from atkd_jax.errors import UserError, check_known
 
 INT32 = 2**31 - 1  # what steps, seeds and shapes are counted in
 
@@ -108,12 +108,12 @@ STATISTICS = {
 
 
 def check(what: str, value: Any, range: Range) -> None:
-    """Raises ValueError naming what it is, its value and the range, unless the range holds it."""
+    """Raises UserError naming what it is, its value and the range, unless the range holds it."""
     if range.holds(value):
         return
     if isinstance(value, str) and range.names:
         check_known(what, value, range.names)
-    raise ValueError(f"{what} {' '.join(reprlib.repr(value).split())} is not {range.words}")
+    raise UserError(f"{what} {' '.join(reprlib.repr(value).split())} is not {range.words}")
 
 
 def setting(default: Any, range: Range) -> Any:
@@ -131,6 +131,6 @@ def of(kind: type) -> dict[str, Range]:
 
 
 def check_fields(instance: Any) -> None:
-    """Raises ValueError, as `check` does, if a field of a dataclass is out of its range."""
+    """Raises UserError, as `check` does, if a field of a dataclass is out of its range."""
     for name, range in of(type(instance)).items():
         check(f"{type(instance).__name__}.{name}", getattr(instance, name), range)

@@ -23,7 +23,7 @@ from atkd_jax.training.program import assemble
 from atkd_jax.data import Arrays, MemorySource
 from atkd_jax.data.augment import augment
 from atkd_jax.data.dataset_info import KNOWN
-from atkd_jax.main import cache_compilations
+from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.runtime.devices import Parallel
 from atkd_jax.training import from_config
 from atkd_jax.training.loader import MemoryFeed
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=command.number(1, 10**6), default=5)
     parser.add_argument("--ways", type=command.names("way", WAYS), default=WAYS)
     args = parser.parse_args()
-    cache_compilations()
+    enable_compilation_cache()
     parallel = Parallel("none")
     configs = []
     for seed in range(args.students):

@@ -26,8 +26,8 @@ import numpy as np
 from atkd_jax.training.program import Program, make_program
 
 from atkd_jax import models
-from atkd_jax.main import cache_compilations
 from atkd_jax.models.size import count_params
+from atkd_jax.runtime.cache import enable_compilation_cache
 from configs import common, methods
 from experiments import command
 
@@ -43,7 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=command.number(1, 10**6), default=5)
     args = parser.parse_args()
-    cache_compilations()
+    enable_compilation_cache()
     print(f"{args.teacher} -> {args.student}, batch {BATCH}, {jax.devices()[0].device_kind}\n")
     print("| method | ms / step | x CE | extra parameters | state bytes | peak MiB |")
     print("|---|---|---|---|---|---|")

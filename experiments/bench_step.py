@@ -38,11 +38,11 @@ import optax
 
 from atkd_jax import models
 from atkd_jax.data.augment import Augment
-from atkd_jax.main import cache_compilations
 from atkd_jax.methods import create
 from atkd_jax.models.network import Network
 from atkd_jax.models.size import count_params
 from atkd_jax.nn.batch_norm import BatchNorm
+from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.runtime.devices import Parallel
 from atkd_jax.training.multi_step import make_multi_step
 from atkd_jax.training.objective import Objective, Term
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=seconds, default=20.0, help="of each measurement")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     args = parser.parse_args()
-    cache_compilations()
+    enable_compilation_cache()
     device = jax.devices()[0]
     peak = matmul_flops(args.dtype)
     torch = importlib.util.find_spec("torch") is not None

@@ -6,36 +6,12 @@ import argparse
 import contextlib
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from atkd_jax.command_line import entry_point
 from atkd_jax.errors import check_known
-from atkd_jax.main import on_purpose
-from atkd_jax.runtime.preemption import Interrupted, stop_signal
-
-
-class Parser(argparse.ArgumentParser):
-    """Tells what is wrong with a flag in one line, without the usage."""
-
-    def __init__(self, doc: str):
-        super().__init__(description=doc.splitlines()[0], allow_abbrev=False)
-
-    def error(self, message: str) -> None:
-        self.exit(2, f"error: {message}\n")
-
-
-def number(low: float, high: float, kind: type = int) -> Callable[[str], float]:
-    """Reads a number within a range, which NaN is not."""
-
-    def read(text: str) -> float:
-        with contextlib.suppress(ValueError):
-            if low <= (value := kind(text)) <= high:
-                return value
-        whole = "whole " if kind is int else ""
-        raise argparse.ArgumentTypeError(f"{text!r} is no {whole}number from {low:g} to {high:g}")
-
-    return read
+from atkd_jax.runtime.preemption import stop_signal
 
 
 def split(text: str, what: str, known: Iterable[str]) -> list[str]:
@@ -97,16 +73,6 @@ def writable(text: str) -> Path:
 
 @contextlib.contextmanager
 def in_words() -> Iterator[None]:
-    """Ends the command in one line where it is stopped, or an error tells what to do."""
-    try:
-        with stop_signal():  # between its trainings, too
-            yield
-    except Interrupted as stopped:
-        print(f"stopped: {stopped}; the same command goes on from there")
-        sys.exit(0)
-    except KeyboardInterrupt:  # asked for twice
-        sys.exit("stopped at once; the same command goes on from the last checkpoint")
-    except Exception as error:
-        if on_purpose(error):
-            sys.exit(f"error: {error}")
-        raise
+    """`entry_point` of a command that stops at a signal, also between its trainings."""
+    with entry_point(), stop_signal():
+        yield

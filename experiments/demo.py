@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import logging
 from ml_collections import ConfigDict
 
-from atkd_jax.main import cache_compilations
+from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.runtime.checkpoint import load_export
 from atkd_jax.training import attention_plot, from_config, teachers
 from atkd_jax.training.loop import train_and_evaluate
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=command.number(1, 1000), default=3)
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
-    cache_compilations()
+    enable_compilation_cache()
 
     master = run(teachers.teacher_config(digits.get_config("method=kd")), args.workdir / "teacher")
     results = {}

@@ -27,7 +27,7 @@ from pathlib import Path
 from absl import logging
 
 from atkd_jax.errors import check_known
-from atkd_jax.main import cache_compilations
+from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.runtime.preemption import Interrupted, StopSignal, stop_signal
 from experiments import command, ledger, runs
 from experiments.runs import Run
@@ -166,7 +166,7 @@ def main() -> None:
     if args.devices > 1:
         sys.exit(spread(args.devices))
     logging.set_verbosity(logging.ERROR)
-    cache_compilations()
+    enable_compilation_cache()
     worker = Worker(args.workdir, args.results, args.weights)
     for problem in problems:
         say(f"warning: {problem}")

@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 
 from atkd_jax import data
-from atkd_jax.main import cache_compilations
+from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.training.loop import train_and_evaluate
 from configs import cifar10, methods
 from experiments import command
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=command.number(1, 10**6), default=2)
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
-    cache_compilations()
+    enable_compilation_cache()
     args.workdir.mkdir(parents=True, exist_ok=True)
     subset = write_subset(args.workdir / "cifar10.npz")
     print("| method | top-1 | loss terms, first epoch -> last | seconds |")

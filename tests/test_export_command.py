@@ -245,15 +245,16 @@ def test_no_calibration_images_are_refused(digits_run):
 @pytest.mark.parametrize(
     "flag, message",
     [
-        ("--max_drop=nan", r"--max_drop nan is not a number in \[0, 100\]"),  # would allow any
-        ("--max_drop=-1", r"--max_drop -1\.0 is not a number in"),
-        ("--calibration=0", "--calibration 0 is not a whole number from 1"),
+        ("--max_drop=nan", "--max_drop: 'nan' is no number from 0 to 100"),  # would allow any
+        ("--max_drop=-1", "--max_drop: '-1' is no number from 0 to 100"),
+        ("--calibration=0", "--calibration: '0' is no whole number from 1 to"),
     ],
 )
-def test_a_flag_out_of_its_range_is_named(flag, message, tmp_path, monkeypatch):
+def test_a_flag_out_of_its_range_is_named(flag, message, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["export", f"--workdir={tmp_path}", flag])
-    with pytest.raises(SystemExit, match=f"^error: {message}"):
+    with pytest.raises(SystemExit, match="2"):
         export_main()
+    assert capsys.readouterr().err.startswith(f"error: argument {message}")
 
 
 @pytest.mark.slow

@@ -16,12 +16,6 @@ from atkd_jax.runtime.preemption import Interrupted
 GOOD = "--config=configs/digits.py:method=atkd"
 
 
-@pytest.fixture(autouse=True)
-def tests_go_on(monkeypatch):
-    """A command that ends at once would end the tests."""
-    monkeypatch.setattr(hosts.os, "_exit", sys.exit)
-
-
 @pytest.fixture
 def parse(monkeypatch, capsys):
     """Reads flags as the command does: the configuration, or what it says before it exits."""
@@ -34,10 +28,11 @@ def parse(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["main", *arguments])
         try:
             main.parse_flags(sys.argv)
-        except SystemExit as told:
-            text = str(told.code)
-            assert text.startswith("error: ") and "\n" not in text and "Traceback" not in text
-            return text.removeprefix("error: ")
+        except SystemExit as ended:
+            assert ended.code == 2
+            [line] = capsys.readouterr().err.splitlines()
+            assert line.startswith("error: ")
+            return line.removeprefix("error: ")
         return main.CONFIG.value
 
     yield parse
@@ -172,11 +167,16 @@ def test_without_flags_there_is_nothing_to_complain_of(parse):
     assert parse() is None
 
 
-def test_a_run_needs_a_configuration(parse, capsys):
+def test_a_run_needs_a_configuration(parse):
     parse()
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="^error: a run needs a configuration: add --config="):
         main.main(["main"])
-    assert capsys.readouterr().err.startswith("error: a run needs a configuration: add --config=")
+
+
+def test_what_is_no_flag_is_named(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main.main(["main", "a", "b"])
+    assert capsys.readouterr().err == "error: unexpected arguments: a b\n"
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
@@ -188,7 +188,7 @@ def test_a_schedule_that_is_cut_off_is_told_before_the_run_or_its_plan(
         raise ValueError("and stops")
 
     monkeypatch.setattr(main.hosts, "connect", lambda *_: None)
-    for name in ("make_plan", "train_and_evaluate"):
+    for name in ("describe_plan", "train_and_evaluate"):
         monkeypatch.setattr(main, name, act)
     parse(
         "--config=configs/cifar10.py:method=kd",
@@ -241,14 +241,17 @@ def send(*numbers):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_stopped_before_its_first_step_says_one_line(number, monkeypatch, capsys):
+def test_a_run_that_is_stopped_before_its_first_step_ends_with_one_line(
+    number, monkeypatch, capsys
+):
     monkeypatch.setattr(main, "train", lambda: send(number))
-    main.main(["main"])
+    with pytest.raises(SystemExit, match="0"):
+        main.main(["main"])
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith("stopped: ") and line.endswith("the same command goes on from there")
 
 
-def test_a_second_interrupt_ends_with_one_line(monkeypatch, capsys):
+def test_a_second_interrupt_ends_with_one_line(monkeypatch):
     def train():
         try:
             send(signal.SIGINT)
@@ -256,7 +259,8 @@ def test_a_second_interrupt_ends_with_one_line(monkeypatch, capsys):
             send(signal.SIGINT)
 
     monkeypatch.setattr(main, "train", train)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         main.main(["main"])
-    [line] = capsys.readouterr().err.splitlines()
-    assert line == "stopped at once; the same command goes on from the last checkpoint"
+    assert ended.value.code == (
+        "stopped at once; the same command goes on from the last checkpoint"
+    )

@@ -9,18 +9,17 @@ status is not zero.
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
-import sys
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 
-from atkd_jax import ranges
+from atkd_jax.command_line import Parser, entry_point, number
+from atkd_jax.errors import UserError
 from atkd_jax.export import card, formats, measure
 from atkd_jax.export import student as students
+from atkd_jax.ranges import INT32
 from atkd_jax.runtime import json_file, replace, run_files
 from atkd_jax.runtime.lock import lock
 
@@ -39,7 +38,7 @@ def export(
       max_drop: points of top-1 that a file may lose against JAX.
 
     Raises:
-      ValueError: no such format, a package is missing, no finished run, another process is at work
+      UserError: no such format, a package is missing, no finished run, another process is at work
         in it, a file is not good enough or would replace one of the user's; `workdir/device` is as
         before.
       OSError: a file cannot be written; `workdir/device` is as before.
@@ -72,7 +71,7 @@ def exported(device: Path) -> list[str]:
     try:
         checks = {"rows": json_file.is_list_of(json_file.is_object)}
         report = json_file.read(device / "report.json", "a report", "", checks)
-    except ValueError:
+    except UserError:
         return []
     return [*BESIDE, *(row.get("file") for row in report["rows"])]
 
@@ -104,10 +103,10 @@ def make(
 
 
 def check_top1(student: students.Student, logits: np.ndarray, label: np.ndarray) -> float:
-    """JAX's top-1 in percent; ValueError if it is not what the run wrote down."""
+    """JAX's top-1 in percent; UserError if it is not what the run wrote down."""
     top1 = 100 * float((logits.argmax(1) == label).mean())
     if abs(top1 - student.meta["top1"]) > max(0.5, 100 / len(label)):
-        raise ValueError(
+        raise UserError(
             f"the student's top-1 is {top1:.2f}, its run said {student.meta['top1']:.2f}: the data"
             f" set {student.meta['data']} is not what it was"
         )
@@ -115,10 +114,10 @@ def check_top1(student: students.Student, logits: np.ndarray, label: np.ndarray)
 
 
 def check_drop(rows: list[measure.Row], max_drop: float) -> None:
-    """Raises ValueError naming the files that lose too much."""
+    """Raises UserError naming the files that lose too much."""
     bad = [f"{row.format} loses {row.drop:.2f}" for row in rows if row.drop > max_drop]
     if bad:
-        raise ValueError(
+        raise UserError(
             f"{' and '.join(bad)} points of top-1, more than --max_drop={max_drop:g}; nothing was"
             " written. Raise --max_drop, or leave the format out"
         )
@@ -134,29 +133,22 @@ def cpu() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m atkd_jax.export", description=__doc__.splitlines()[0]
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--workdir", required=True, help="folder of a finished run")
     parser.add_argument(
         "--formats", default="tflite,tflite_int8", help=f"of {', '.join(formats.FORMATS)}"
     )
+    images = number(1, INT32)
     parser.add_argument(
-        "--calibration", type=int, default=256, help="training images for int8, at most"
+        "--calibration", type=images, default=256, help="training images for int8, at most"
     )
-    parser.add_argument("--max_drop", type=float, default=1.0, help="points of top-1")
+    points = number(0, 100, float)
+    parser.add_argument("--max_drop", type=points, default=1.0, help="points of top-1")
     args = parser.parse_args()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        ranges.check("--calibration", args.calibration, ranges.whole(1))
-        ranges.check("--max_drop", args.max_drop, ranges.number("[0, 100]"))
+    with entry_point("stopped; what was exported before is as it was"):
         workdir = Path(run_files.expand(args.workdir))
         export(workdir, args.formats.split(","), args.calibration, args.max_drop)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; what was exported before is as it was")
-    print(workdir / "device")
+        print(workdir / "device")
 
 
 if __name__ == "__main__":

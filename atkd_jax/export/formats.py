@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atkd_jax.errors import check_known
+from atkd_jax.errors import UserError, check_known
 from atkd_jax.export import onnx, stablehlo, tflite
 from atkd_jax.export.student import Serve
 
@@ -60,12 +60,12 @@ INSTALL = {
 
 
 def check(names: list[str]) -> None:
-    """Raises ValueError if a format is unknown, or if a package that it needs is missing."""
+    """Raises UserError if a format is unknown, or if a package that it needs is missing."""
     for name in names:
         check_known("format", name, FORMATS)
         for package in FORMATS[name].packages:
             if importlib.util.find_spec(package) is None:
-                raise ValueError(
+                raise UserError(
                     f"the format {name} needs {package}, which is not installed:"
                     f" pip install {INSTALL[package]}"
                 )

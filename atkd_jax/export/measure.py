@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 import atkd_jax
+from atkd_jax.errors import UserError
 
 TOLERANCE = 1e-4  # of the logits' range, for files that compute in float32
 
@@ -53,7 +54,7 @@ def run(path: Path, images: Iterable[np.ndarray]) -> Answers:
     """Runs a file over images [B, H, W, 3] uint8, which may come in several parts.
 
     Raises:
-      ValueError: it cannot be run.
+      UserError: it cannot be run.
     """
     images = iter(images)
     part = next(images)
@@ -82,16 +83,16 @@ def run(path: Path, images: Iterable[np.ndarray]) -> Answers:
                 pass  # it has died, and says why in its last line
         if process.returncode:
             *_, reason = errors.read_text(errors="replace").split("\n")[:-1] or ["no message"]
-            raise ValueError(f"{path.name} does not run ({process.returncode}): {reason}")
+            raise UserError(f"{path.name} does not run ({process.returncode}): {reason}")
         with np.load(answer) as found:
             return Answers(found["logits"], found["seconds"], float(found["memory"]))
 
 
 def check_numerics(name: str, logits: np.ndarray, expected: np.ndarray) -> None:
-    """Raises ValueError if a float32 file's logits [N, K] are not those of JAX."""
+    """Raises UserError if a float32 file's logits [N, K] are not those of JAX."""
     error = np.max(np.abs(logits - expected)) / np.ptp(expected)
     if not error <= TOLERANCE:
-        raise ValueError(
+        raise UserError(
             f"{name} is wrong: its logits differ from JAX's by {error:.1e} of their range, more"
             f" than {TOLERANCE:.0e}; its converter does not understand this network"
         )

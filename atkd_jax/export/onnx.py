@@ -17,6 +17,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 import atkd_jax
+from atkd_jax.errors import UserError
 from atkd_jax.export.onnx_operators import OPERATORS, Value, stored
 from atkd_jax.export.student import Serve
 
@@ -28,7 +29,7 @@ def convert(serve: Serve, image_shape: tuple[int, int, int]) -> bytes:
     """An ONNX file: `image` [1, H, W, 3] uint8 in, `logits` [1, K] float32 out.
 
     Raises:
-      ValueError: the network has something that is not among `OPERATORS`.
+      UserError: the network has something that is not among `OPERATORS`.
     """
     import onnx
 
@@ -97,7 +98,7 @@ class Graph:
             outputs = primitive.bind(*inputs, **params)
             return [*map(np.asarray, outputs if primitive.multiple_results else [outputs])]
         if primitive.name not in OPERATORS:
-            raise ValueError(
+            raise UserError(
                 f"no ONNX operator is known here for {primitive.name!r}; add one to"
                 " atkd_jax/export/onnx_operators.py, or export to tflite"
             )

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from atkd_jax.errors import UserError
+
 Value = np.ndarray | str  # known now, or the name of what an operator will compute
 Graph = Any  # onnx.Graph, which imports this file
 
@@ -33,7 +35,7 @@ def _beside(x: Value) -> Value:
 
 def _require(holds: bool, what: str) -> None:
     if not holds:
-        raise ValueError(f"the ONNX export knows no {what}; export to tflite")
+        raise UserError(f"the ONNX export knows no {what}; export to tflite")
 
 
 def _elementwise(operator: str) -> Callable[..., str]:

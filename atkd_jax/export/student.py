@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from atkd_jax import models
 from atkd_jax.data import MemorySource, Source
+from atkd_jax.errors import UserError
 from atkd_jax.models.network import Network
 from atkd_jax.nn import layers
 from atkd_jax.runtime import checkpoint, fingerprint, run_files
@@ -45,11 +46,11 @@ class Student(NamedTuple):
 
 
 def read_summary(workdir: Path) -> dict[str, Any]:
-    """summary.json of a finished run; ValueError if there is none."""
+    """summary.json of a finished run; UserError if there is none."""
     run_files.check_folder(workdir)
     summary = run_files.read_summary(workdir)
     if summary is None:
-        raise ValueError(
+        raise UserError(
             f"{workdir} holds no finished run (there is no summary.json); finish it with"
             f" python -m atkd_jax.main --config=FILE --workdir={workdir}"
         )
@@ -60,19 +61,19 @@ def read(workdir: Path) -> Student:
     """The student that a run left in `workdir`, and its data.
 
     Raises:
-      ValueError: the run is not finished, or the data are not those of the run any more.
+      UserError: the run is not finished, or the data are not those of the run any more.
     """
     summary = read_summary(workdir)
     meta = checkpoint.read_export_meta(workdir / "export")
     try:
         source = from_config.source(ConfigDict(summary["config"]))
     except AttributeError as error:
-        raise ValueError(
+        raise UserError(
             f"{workdir} was trained by another version of atkd_jax: its configuration lacks {error}"
         ) from error
     then = {"class_names": list(meta["class_names"])} | meta.get("fingerprint", {}).get("data", {})
     if changed := fingerprint.difference(then, fingerprint.of_data(source), fingerprint.DATA):
-        raise ValueError(
+        raise UserError(
             f"the data of the run in {workdir} changed since it was trained: {changed}; give the"
             " data it was trained on"
         )
@@ -118,10 +119,10 @@ def calibration_images(source: Source, num: int) -> np.ndarray:
     """`num` training images [num, H, W, 3] uint8, or all if they are fewer; always the same ones.
 
     Raises:
-      ValueError: none are asked for.
+      UserError: none are asked for.
     """
     if num < 1:
-        raise ValueError(f"calibration={num}: int8 needs training images to take its ranges from")
+        raise UserError(f"calibration={num}: int8 needs training images to take its ranges from")
     if isinstance(source, MemorySource):
         image = source.train.image
         return image[np.random.RandomState(0).permutation(len(image))[:num]]

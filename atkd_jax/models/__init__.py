@@ -84,7 +84,7 @@ def create(
       bn_axis: the device axis over which batch statistics are averaged in training.
 
     Raises:
-      ValueError: there is no network of that name.
+      UserError: there is no network of that name.
     """
     check_known("model", name, MODELS)
     return MODELS[name](num_classes=num_classes, dtype=dtype, bn_axis=bn_axis)

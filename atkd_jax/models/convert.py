@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from atkd_jax.errors import UserError
 from atkd_jax.models import MODELS
 from atkd_jax.models.mobilenetv2 import GROUPS
 from atkd_jax.models.plain_pickle import shown
@@ -53,7 +54,7 @@ def to_flax(name: str, tensors: dict[str, np.ndarray], template_variables: PyTre
       The same tree with float32 NumPy arrays.
 
     Raises:
-      ValueError: the network has no known PyTorch names, tensors are missing or left over, or their
+      UserError: the network has no known PyTorch names, tensors are missing or left over, or their
         shapes or the number of classes are others.
     """
     torch_names = _naming(name)
@@ -71,7 +72,7 @@ def to_flax(name: str, tensors: dict[str, np.ndarray], template_variables: PyTre
     found, wanted = bare[sources[head]].shape, template[head].shape[1]
     if len(found) == 2 and found[0] != wanted:
         classes = found[0]
-        raise ValueError(f"{name}: the weights have {classes} classes, the data set has {wanted}")
+        raise UserError(f"{name}: the weights have {classes} classes, the data set has {wanted}")
     return unflatten_dict(
         {
             path: _array(name, source, bare[source], template[path].shape)
@@ -94,7 +95,7 @@ def _unwrapped(name: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarra
     for key, path in paths.items():
         short = ".".join(path[shared:])
         if short in unwrapped:
-            raise ValueError(
+            raise UserError(
                 f"{name}: the weights hold {shown(short)} twice, wrapped and not ({shown(key)});"
                 " teacher.weights_key chooses the part of the file that is read"
             )
@@ -110,9 +111,9 @@ def _check_names(name: str, wanted: set[str], found: set[str], whole: str) -> No
             hint = f"; without them it is a {name}a"
         elif whole:
             hint = f"; all of them are under {whole}: choose with teacher.weights_key"
-        raise ValueError(f"{name}: the weights lack {_list(missing)}{hint}")
+        raise UserError(f"{name}: the weights lack {_list(missing)}{hint}")
     if left_over:
-        raise ValueError(f"{name}: the weights also hold {_list(left_over)}; another network's?")
+        raise UserError(f"{name}: the weights also hold {_list(left_over)}; another network's?")
 
 
 def _parts_with(wanted: list[list[str]], found: set[str]) -> list[str]:
@@ -132,7 +133,7 @@ def _list(names: list[str]) -> str:
 
 def _array(name: str, source: str, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
-        raise ValueError(
+        raise UserError(
             f"{name}: {source} holds {tensor.dtype} numbers, not floating point; quantised weights"
             " cannot be read"
         )
@@ -140,7 +141,7 @@ def _array(name: str, source: str, tensor: np.ndarray, shape: tuple[int, ...]) -
     order = {4: (2, 3, 1, 0), 2: (1, 0)}.get(tensor.ndim, range(tensor.ndim))
     view = tensor.transpose(order)
     if view.shape != shape:
-        raise ValueError(
+        raise UserError(
             f"{name}: {source} has shape {tensor.shape}, which is {view.shape} in Flax's order; "
             f"{shape} was expected"
         )
@@ -155,7 +156,7 @@ def _naming(name: str) -> Callable[[int, int, str], tuple[str, ...]]:
     for prefix, naming in NAMINGS.items():
         if name.startswith(prefix):
             return naming
-    raise ValueError(f"{name}: no published PyTorch weights are known, only {', '.join(NAMINGS)}")
+    raise UserError(f"{name}: no published PyTorch weights are known, only {', '.join(NAMINGS)}")
 
 
 def _resnet(stage: int, block: int, layer: str) -> tuple[str, ...]:

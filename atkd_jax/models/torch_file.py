@@ -17,6 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from atkd_jax.errors import UserError
 from atkd_jax.models import plain_pickle
 from atkd_jax.models.plain_pickle import Storage, Tensor, Unreadable, is_number, shown
 from atkd_jax.models.state_dict import Weights, choose, listed
@@ -74,7 +75,7 @@ def load_torch(path: str | Path, key: str = "") -> Weights:
         "teacher.conv1.weight"; keys in each other are joined by dots.
 
     Raises:
-      ValueError: there is no such file, it is damaged or of another kind, it holds no weights, more
+      UserError: there is no such file, it is damaged or of another kind, it holds no weights, more
         than one choice of them or none under `key`, or it wants to do more than rebuild tensors.
     """
     path = Path(path)
@@ -88,15 +89,15 @@ def load_torch(path: str | Path, key: str = "") -> Weights:
         cause, reason = error, error.strerror or f"it is damaged; {AGAIN}"
     except Exception as error:  # NumPy, zipfile, json and the pickle's machine at a damaged file
         cause, reason = error, f"it is damaged; {AGAIN}"
-    raise ValueError(f"cannot read weights from {path}: {reason}") from cause
+    raise UserError(f"cannot read weights from {path}: {reason}") from cause
 
 
 def check_kind(path: Path) -> None:
-    """Raises ValueError if a file does not begin as weights do; reads no more than that."""
+    """Raises UserError if a file does not begin as weights do; reads no more than that."""
     try:
         _kind(path)
     except Unreadable as error:
-        raise ValueError(f"cannot read weights from {path}: {error}") from error
+        raise UserError(f"cannot read weights from {path}: {error}") from error
 
 
 def _kind(path: Path) -> str:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from atkd_jax.errors import UserError
 from atkd_jax.nn.batch_norm import BatchNorm
 from atkd_jax.types import Array, ModelOut
 
@@ -142,15 +143,15 @@ def tap_pairs(
       taps: names of features; none named: the stages that both networks have, from the front.
 
     Raises:
-      ValueError: a network has no such tap, or the two share no stage.
+      UserError: a network has no such tap, or the two share no stage.
     """
     taps = taps or min(stage_names(t.feats), stage_names(s.feats), key=len)
     if not taps:
-        raise ValueError(f"{method}: there is no stage to compare; name one in taps")
+        raise UserError(f"{method}: there is no stage to compare; name one in taps")
     for role, out in (("teacher", t), ("student", s)):
         for tap in taps:
             if tap not in out.feats:
-                raise ValueError(f"{method}: the {role} has no tap {tap}; it has {_list(out)}")
+                raise UserError(f"{method}: the {role} has no tap {tap}; it has {_list(out)}")
     return [(t.feats[tap], s.feats[tap]) for tap in taps]
 
 
@@ -160,7 +161,7 @@ def map_pairs(
     """`tap_pairs` for methods that compare positions: every feature has to be a map [B, H, W, C].
 
     Raises:
-      ValueError: as `tap_pairs`, or a feature has no positions.
+      UserError: as `tap_pairs`, or a feature has no positions.
     """
     t, s = (out._replace(feats=_maps(method, out, taps)) for out in (t, s))
     return tap_pairs(method, t, s, taps)
@@ -170,7 +171,7 @@ def _maps(method: str, out: ModelOut, taps: Sequence[str]) -> dict[str, Array]:
     maps = {name: feat for name, feat in out.feats.items() if len(feat.shape) == 4}
     for tap in taps:
         if tap in out.feats and tap not in maps:
-            raise ValueError(
+            raise UserError(
                 f"{method}: {tap} is no map of features, which is needed here; take one of"
                 f" {_list(out._replace(feats=maps))}"
             )
@@ -181,11 +182,11 @@ def last_stages(method: str, t: ModelOut, s: ModelOut) -> tuple[Array, Array]:
     """(teacher's, student's) last stage end, each network's own last.
 
     Raises:
-      ValueError: a network has no stages.
+      UserError: a network has no stages.
     """
     for role, out in (("teacher", t), ("student", s)):
         if not stage_names(out.feats):
-            raise ValueError(f"{method}: the {role} has no stages; it has {_list(out)}")
+            raise UserError(f"{method}: the {role} has no stages; it has {_list(out)}")
     return t.feats[stage_names(t.feats)[-1]], s.feats[stage_names(s.feats)[-1]]
 
 
@@ -194,16 +195,16 @@ def _list(out: ModelOut) -> str:
 
 
 def check_classes(method: str, t: ModelOut, s: ModelOut) -> None:
-    """Raises ValueError unless both networks have logits over the same number of classes."""
+    """Raises UserError unless both networks have logits over the same number of classes."""
     k_t, k_s = t.logits.shape[-1], s.logits.shape[-1]
     if k_t != k_s:
-        raise ValueError(f"{method}: the teacher has {k_t} classes, the student {k_s}")
+        raise UserError(f"{method}: the teacher has {k_t} classes, the student {k_s}")
 
 
 def check_two_examples(method: str, s: ModelOut) -> None:
-    """Raises ValueError for a global batch of one, in which there is nothing to compare."""
+    """Raises UserError for a global batch of one, in which there is nothing to compare."""
     if s.logits.shape[0] < 2:
-        raise ValueError(f"{method}: compares examples with each other; batch_size must exceed 1")
+        raise UserError(f"{method}: compares examples with each other; batch_size must exceed 1")
 
 
 # Initialisation

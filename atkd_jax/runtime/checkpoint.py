@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from atkd_jax.errors import unwritable
+from atkd_jax.errors import UserError, unwritable
 from atkd_jax.ranges import STATISTICS
 from atkd_jax.runtime import json_file, replace
 from atkd_jax.types import PyTree
@@ -151,14 +151,14 @@ class Checkpoints:
         """The JSON value of a checkpoint.
 
         Raises:
-          ValueError: it cannot be read.
+          UserError: it cannot be read.
         """
         try:
             with _silence():
                 args = ocp.args.Composite(meta=ocp.args.JsonRestore())
                 return self.manager.restore(step, args=args)["meta"]["meta"]
         except Exception as error:  # Orbax raises many kinds
-            raise ValueError(self._unusable(step, _reason(error))) from error
+            raise UserError(self._unusable(step, _reason(error))) from error
 
     def restore(
         self, step: int, abstract: PyTree, sharding: Sharding
@@ -166,7 +166,7 @@ class Checkpoints:
         """Reads a checkpoint into the structure, shapes and dtypes of `abstract`.
 
         Raises:
-          ValueError: the checkpoint is damaged (its checksum tells), or another kind of run's.
+          UserError: the checkpoint is damaged (its checksum tells), or another kind of run's.
         """
         args = ocp.args.Composite(
             tree=ocp.args.StandardRestore(_target(abstract, sharding)), meta=ocp.args.JsonRestore()
@@ -176,9 +176,9 @@ class Checkpoints:
                 restored = self.manager.restore(step, args=args)
             tree, (meta, crc) = restored["tree"], (restored["meta"][k] for k in ("meta", "crc32"))
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            raise ValueError(self._unusable(step, _reason(error))) from error
+            raise UserError(self._unusable(step, _reason(error))) from error
         if crc != crc32(tree, meta):
-            raise ValueError(self._unusable(step, "its checksum differs from what was written"))
+            raise UserError(self._unusable(step, "its checksum differs from what was written"))
         return tree, meta
 
     def _unusable(self, step: int, reason: str) -> str:
@@ -202,7 +202,7 @@ def exported(directory: Path) -> list[str]:
     try:
         read_export_meta(directory)
         return list(EXPORTED)
-    except ValueError:  # killed before that was written
+    except UserError:  # killed before that was written
         begun = (directory / "variables" / "_CHECKPOINT_METADATA").exists()
         drafts = (path.name for path in directory.glob("variables.orbax-checkpoint-tmp*"))
         return [*drafts, *(["variables"] if begun else [])]
@@ -218,7 +218,7 @@ def save_export(directory: Path, variables: PyTree, meta: dict[str, Any]) -> Non
 
     Raises:
       OSError: it cannot be written.
-      ValueError: files of a user's are in the way.
+      UserError: files of a user's are in the way.
     """
     first, directory = jax.process_index() == 0, directory.absolute()
     if first:
@@ -244,11 +244,11 @@ def read_export_meta(directory: Path) -> dict[str, Any]:
     """The JSON value beside exported variables.
 
     Raises:
-      ValueError: there is no finished export, or somebody has edited that file badly.
+      UserError: there is no finished export, or somebody has edited that file badly.
     """
     path = directory / EXPORT_META
     if not os.path.lexists(path):
-        raise ValueError(
+        raise UserError(
             f"{directory} holds no exported network (there is no {EXPORT_META}); give the export/"
             " folder of a finished run, or a file of published weights"
         )
@@ -272,7 +272,7 @@ def load_export(directory: Path, abstract: PyTree) -> PyTree:
     """The exported variables as host arrays, in the structure of `abstract`.
 
     Raises:
-      ValueError: tensors are missing, have other shapes, or are not what was written.
+      UserError: tensors are missing, have other shapes, or are not what was written.
     """
     target = _target(abstract, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     try:
@@ -280,7 +280,7 @@ def load_export(directory: Path, abstract: PyTree) -> PyTree:
             args = ocp.args.StandardRestore(target)
             variables = checkpointer.restore(directory.absolute() / "variables", args=args)
     except Exception as error:
-        raise ValueError(f"cannot read the network in {directory}: {_reason(error)}") from error
+        raise UserError(f"cannot read the network in {directory}: {_reason(error)}") from error
     if read_export_meta(directory).get("crc32") not in (None, crc32(variables, {})):
-        raise ValueError(f"the network in {directory} is damaged: its checksum differs")
+        raise UserError(f"the network in {directory} is damaged: its checksum differs")
     return jax.tree.map(np.asarray, variables)

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from atkd_jax.errors import UserError
 from atkd_jax.nn import collectives
 from atkd_jax.nn.collectives import Collectives
 from atkd_jax.types import Array, PyTree
@@ -35,14 +36,14 @@ class Parallel:
       devices: all of the job's devices unless given.
 
     Raises:
-      ValueError: an unknown mode, or "none" for more than one process.
+      UserError: an unknown mode, or "none" for more than one process.
     """
 
     def __init__(self, mode: str = "shard_map", devices: list[jax.Device] | None = None):
         if mode not in MODES:
-            raise ValueError(f"parallel={mode!r} is unknown; choose one of {', '.join(MODES)}")
+            raise UserError(f"parallel={mode!r} is unknown; choose one of {', '.join(MODES)}")
         if mode == "none" and jax.process_count() > 1:
-            raise ValueError("parallel=none runs on one device; use shard_map on several hosts")
+            raise UserError("parallel=none runs on one device; use shard_map on several hosts")
         devices = devices or (jax.devices()[:1] if mode == "none" else jax.devices())
         self.mode = mode
         self.devices = devices
@@ -60,9 +61,9 @@ class Parallel:
         return 10 if self.devices[0].platform == "cpu" else 50
 
     def check_batch(self, batch_size: int, what: str = "batch_size") -> None:
-        """Raises ValueError if a global batch cannot be spread evenly."""
+        """Raises UserError if a global batch cannot be spread evenly."""
         if batch_size % len(self.devices):
-            raise ValueError(
+            raise UserError(
                 f"{what} {batch_size} is not divisible by {len(self.devices)} devices;"
                 f" choose a multiple of {len(self.devices)}"
             )

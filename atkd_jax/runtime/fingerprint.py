@@ -15,6 +15,7 @@ import numpy as np
 
 from atkd_jax.data import MemorySource, Source
 from atkd_jax.data.records import FolderRecords, TfdsRecords
+from atkd_jax.errors import UserError
 from atkd_jax.runtime import hosts
 from atkd_jax.runtime.checkpoint import crc32
 from atkd_jax.types import PyTree
@@ -138,7 +139,7 @@ def check_resumed(
       total: steps of the run.
 
     Raises:
-      ValueError: it is of other data or of another teacher, or its number is not its own.
+      UserError: it is of other data or of another teacher, or its number is not its own.
     """
     where = workdir / "checkpoints" / str(step)
     then = meta.get("fingerprint", {})
@@ -152,12 +153,12 @@ def check_resumed(
     for part, names in (("data", DATA), ("teacher", TEACHER)):
         changed = difference(then.get(part, {}), known.get(part, {}), names)
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"the {part} of the run in {workdir} changed since it began: {changed}. Restore"
                 " what it began with, or start another --workdir"
             )
     if saved != step or step > total:
-        raise ValueError(
+        raise UserError(
             f"{where} was saved at step {saved}, and the run has {total} steps: it was renamed, or"
             " is another run's; move it away"
         )

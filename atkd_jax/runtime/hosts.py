@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from atkd_jax import ranges
+from atkd_jax.errors import UserError
 
 FLAGS = "--coordinator_address=HOST:PORT, --num_processes and --process_id"
 GRACE = 2.0  # seconds that process 0 stays for the others to speak: all end when it does
@@ -33,7 +34,7 @@ def connect(address: str | None, num_processes: int | None, process_id: int | No
       num_processes, process_id: how many there are, and which this is.
 
     Raises:
-      ValueError: some of the flags are given and others not, or they do not fit.
+      UserError: some of the flags are given and others not, or they do not fit.
     """
     given = (address, num_processes, process_id)
     # JAX's own service would take SIGTERM, and do nothing without being asked at every step.
@@ -45,7 +46,7 @@ def connect(address: str | None, num_processes: int | None, process_id: int | No
             if "coordinator_address should be defined" not in str(error):
                 raise
     elif any(value is None for value in given):
-        raise ValueError(f"{FLAGS} belong together; give all three on every host, or none")
+        raise UserError(f"{FLAGS} belong together; give all three on every host, or none")
     else:
         check_flags(*given)
         jax.distributed.initialize(*given, cluster_detection_method="deactivate")
@@ -67,10 +68,10 @@ def _meet() -> None:
 
 
 def check_flags(address: str, num_processes: int, process_id: int) -> None:
-    """Raises ValueError if there can be no such job: JAX would wait for it, or crash."""
+    """Raises UserError if there can be no such job: JAX would wait for it, or crash."""
     host, _, port = address.rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
-        raise ValueError(
+        raise UserError(
             f"--coordinator_address={address} is not HOST:PORT with a port from 1 to {2**16 - 1}"
         )
     ranges.check("--num_processes", num_processes, ranges.whole(1))
@@ -82,7 +83,12 @@ def check_flags(address: str, num_processes: int, process_id: int) -> None:
             family = socket.AF_INET6 if both else socket.AF_INET
             socket.create_server(("", int(port)), family=family, dualstack_ipv6=both).close()
     except (OSError, UnicodeError) as error:
-        raise ValueError(f"--coordinator_address={address} cannot be used: {error}") from None
+        raise UserError(f"--coordinator_address={address} cannot be used: {error}") from None
+
+
+def is_multi_host() -> bool:
+    """Whether this process is one of several in a job. Outside of a job it touches no device."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def log_once(text: str) -> None:
@@ -92,11 +98,11 @@ def log_once(text: str) -> None:
 
 
 def assert_equal_across_hosts(value: str, complaint: str) -> None:
-    """Raises ValueError(complaint), on all hosts, unless all call it with the same value."""
+    """Raises UserError(complaint), on all hosts, unless all call it with the same value."""
     if jax.process_count() > 1:
         crc = np.uint32(zlib.crc32(value.encode()))
         if len(set(multihost_utils.process_allgather(crc).tolist())) > 1:
-            raise ValueError(complaint)
+            raise UserError(complaint)
 
 
 def abort(message: str) -> None:
@@ -105,7 +111,7 @@ def abort(message: str) -> None:
     with contextlib.suppress(OSError):  # of a closed pipe
         print(message, file=sys.stderr, flush=True)
         sys.stdout.flush()
-    if jax.process_count() > 1 and jax.process_index() == 0:
+    if is_multi_host() and jax.process_index() == 0:
         time.sleep(GRACE)
     os._exit(1)
 

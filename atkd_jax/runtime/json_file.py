@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from atkd_jax.errors import UserError
+
 Check = Callable[[Any], bool]
 
 
@@ -21,12 +23,12 @@ def read(path: Path, what: str, advice: str, checks: Mapping[str, Check]) -> dic
       checks: key -> whether its value can be used; "a.b" is key b of the object at a.
 
     Raises:
-      ValueError: the file is not JSON, holds no object, or a key is missing or has such a value
+      UserError: the file is not JSON, holds no object, or a key is missing or has such a value
         that nobody can use; one line with the file, the key and the advice.
     """
 
-    def complain(reason: str) -> ValueError:
-        return ValueError(f"{path} is not {what} ({reason}); {advice}")
+    def complain(reason: str) -> UserError:
+        return UserError(f"{path} is not {what} ({reason}); {advice}")
 
     try:
         value = json.loads(path.read_bytes().decode())

@@ -13,6 +13,7 @@ from typing import TextIO
 
 import jax
 
+from atkd_jax.errors import UserError
 from atkd_jax.runtime import hosts
 
 try:
@@ -28,12 +29,12 @@ def _open(path: Path, mode: str) -> TextIO:
     """Follows no link, and waits for no pipe.
 
     Raises:
-      ValueError: it is no file, or a file of somebody else's.
+      UserError: it is no file, or a file of somebody else's.
       OSError: it cannot be opened.
     """
     flags = os.O_RDWR | os.O_CREAT if mode == "r+" else os.O_RDONLY
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    complaint = ValueError(
+    complaint = UserError(
         f"{path} is not the lock of a run, and a run needs that name; give another --workdir"
     )
     try:
@@ -57,7 +58,7 @@ def is_there(workdir: Path) -> bool:
     """Whether `workdir` holds the lock of a run that works or has worked in it.
 
     Raises:
-      ValueError: something else has that name.
+      UserError: something else has that name.
     """
     if not os.path.lexists(workdir / LOCK):
         return False
@@ -85,7 +86,7 @@ def lock(workdir: Path) -> Iterator[None]:
     Where the file system knows no locks, it says so and lets the run go on.
 
     Raises:
-      ValueError: it cannot be written, or another process is at work in it.
+      UserError: it cannot be written, or another process is at work in it.
     """
     if jax.process_index() != 0:
         yield
@@ -96,7 +97,7 @@ def lock(workdir: Path) -> Iterator[None]:
         try:
             file = _open_and_lock(workdir)
         except OSError as error:
-            raise ValueError(f"--workdir {workdir} cannot be written: {error.strerror}") from None
+            raise UserError(f"--workdir {workdir} cannot be written: {error.strerror}") from None
         with file:
             try:
                 file.seek(0)
@@ -142,7 +143,7 @@ def _lock(file: TextIO, workdir: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        raise ValueError(
+        raise UserError(
             f"{workdir} is in use by {file.read() or 'another process'}; wait for it, stop it, or"
             " give another --workdir"
         ) from None

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
+from atkd_jax.errors import UserError
 from atkd_jax.runtime.events import Events
 
 METRICS = "metrics.jsonl"
@@ -66,7 +67,7 @@ def read_rows(workdir: Path, last_step: int) -> list[dict[str, float]]:
     """The rows of `metrics.jsonl` up to a step, for checkpoints that do not hold them themselves.
 
     Raises:
-      ValueError: a line is no row.
+      UserError: a line is no row.
     """
     path, rows = workdir / METRICS, []
     try:
@@ -79,7 +80,7 @@ def read_rows(workdir: Path, last_step: int) -> list[dict[str, float]]:
                 break
             rows.append(row)
     except (ValueError, RecursionError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged ({error}); move it away: the run goes on without what it logged"
         ) from error
     return rows

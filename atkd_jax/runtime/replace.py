@@ -15,6 +15,8 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from atkd_jax.errors import UserError
+
 # Folder -> names of those of its entries that this program has written.
 Own = Callable[[Path], Collection[str]]
 
@@ -30,15 +32,15 @@ def _old(folder: Path) -> Path:
 
 
 def check(folder: Path, names: Collection[str], own: Own) -> None:
-    """Raises ValueError if the entries `names` of a new folder would replace a user's."""
+    """Raises UserError if the entries `names` of a new folder would replace a user's."""
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise ValueError(f"{folder} is a file where a folder is to be written; move it away")
+        raise UserError(f"{folder} is a file where a folder is to be written; move it away")
     ours = own(folder)
     for path in sorted(folder.iterdir()):
         if path.name in names and path.name not in ours:
-            raise ValueError(
+            raise UserError(
                 f"{path} is in the way: it is not from an earlier run and is not replaced; move it"
                 " away"
             )
@@ -63,7 +65,7 @@ def _retire(old: Path, folder: Path, own: Own) -> None:
     for path in sorted(old.iterdir()):
         if path.name not in ours:
             if (folder / path.name).exists():
-                raise ValueError(
+                raise UserError(
                     f"{path} belongs into {folder}, which holds another {path.name}; move one away"
                 )
             path.rename(folder / path.name)
@@ -77,7 +79,7 @@ def replacing(folder: Path, own: Own) -> Iterator[Path]:
     """Yields an empty draft, which takes the folder's place at the end of a block without error.
 
     Raises:
-      ValueError: an entry of a user's has the name of a new one; the folder is as before.
+      UserError: an entry of a user's has the name of a new one; the folder is as before.
     """
     recover(folder, own)
     folder = folder.resolve()

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from atkd_jax.errors import unwritable
+from atkd_jax.errors import UserError, unwritable
 from atkd_jax.runtime import checkpoint, hosts, json_file, lock, replace
 from atkd_jax.types import PyTree
 
@@ -73,11 +73,11 @@ def expand(path: str) -> str:
     """A path with ~ written out, which no shell does behind an equals sign.
 
     Raises:
-      ValueError: there is no such user.
+      UserError: there is no such user.
     """
     full = os.path.expanduser(path)
     if full.startswith("~"):
-        raise ValueError(f"{path}: there is no user {path.split('/')[0][1:]!r}")
+        raise UserError(f"{path}: there is no user {path.split('/')[0][1:]!r}")
     return full
 
 
@@ -91,19 +91,19 @@ def expand_paths(config: ConfigDict) -> None:
 
 
 def check_folder(workdir: Path) -> None:
-    """Raises ValueError if `workdir` is the address of a bucket, or a file."""
+    """Raises UserError if `workdir` is the address of a bucket, or a file."""
     if re.match(r"\w\w+:/", str(workdir)):  # Path has made one slash of two
         address = str(workdir).replace(":/", "://", 1)
-        raise ValueError(
+        raise UserError(
             f"--workdir {address} is a bucket; it has to be a folder that all hosts see, such as a"
             " network disk (data may lie in a bucket)"
         )
     if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"--workdir {workdir} is a file; give a folder")
+        raise UserError(f"--workdir {workdir} is a file; give a folder")
 
 
 def check(config: ConfigDict, workdir: Path) -> None:
-    """Raises ValueError if `workdir` holds a run with another configuration, or something else.
+    """Raises UserError if `workdir` holds a run with another configuration, or something else.
 
     Or if the hosts of the job were not started with the same configuration.
     """
@@ -112,7 +112,7 @@ def check(config: ConfigDict, workdir: Path) -> None:
 
 
 def check_same(config: ConfigDict) -> None:
-    """Raises ValueError, on all hosts, unless all were started with the same configuration."""
+    """Raises UserError, on all hosts, unless all were started with the same configuration."""
     hosts.assert_equal_across_hosts(
         json.dumps(fixed(config.to_dict()), sort_keys=True),
         "the hosts were started with different configurations; type the same command on all",
@@ -133,26 +133,26 @@ def check_mine(config: ConfigDict | None, workdir: Path) -> None:
         replace.check(workdir / "export", checkpoint.EXPORTED, checkpoint.exported)
     if stored is None:
         if (workdir / "checkpoints").exists():
-            raise ValueError(f"{workdir} holds checkpoints but no config.json; choose another")
+            raise UserError(f"{workdir} holds checkpoints but no config.json; choose another")
         return
     theirs = fixed(stored)
     for key in sorted(ours.keys() | theirs.keys()):
         if key not in theirs and not ours[key]:  # newer than that run, and off
             continue
         if ours.get(key) != theirs.get(key):
-            raise ValueError(
+            raise UserError(
                 f"{workdir} holds a run with {key}={theirs.get(key)}, not {ours.get(key)};"
                 " give the same configuration to go on with it, or another --workdir"
             )
 
 
 def check_unwritten(workdir: Path) -> None:
-    """Raises ValueError if a folder that is no run's holds an entry that a run would write."""
+    """Raises UserError if a folder that is no run's holds an entry that a run would write."""
     for name in WRITTEN:
         if name == "teacher" and _is_run(workdir / name):
             continue  # which the run takes up
         if os.path.lexists(workdir / name):
-            raise ValueError(
+            raise UserError(
                 f"{workdir / name} is not from a run and would be overwritten; give another"
                 " --workdir"
             )
@@ -161,7 +161,7 @@ def check_unwritten(workdir: Path) -> None:
 def _is_run(folder: Path) -> bool:
     try:
         return read_config(folder) is not None
-    except ValueError:
+    except UserError:
         return False
 
 
@@ -193,7 +193,7 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
     """config.json; None if there is none.
 
     Raises:
-      ValueError: it is not the configuration of a run.
+      UserError: it is not the configuration of a run.
     """
     checks = {"student": json_file.is_text, "data.name": json_file.is_text}
     return _read(
@@ -208,7 +208,7 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
     """summary.json of a finished run; None while it is not finished.
 
     Raises:
-      ValueError: it is not the summary of a run.
+      UserError: it is not the summary of a run.
     """
     number = json_file.is_number
     return _read(

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from atkd_jax import data
 from atkd_jax.data import MemorySource, dataset_info, prepared
+from atkd_jax.errors import UserError
 from atkd_jax.models.network import Network
 from atkd_jax.models.size import count_macs, count_params
 from atkd_jax.runtime.devices import Parallel
@@ -77,7 +78,7 @@ def abstract_loader(config: ConfigDict, parallel: Parallel) -> AbstractLoader:
     """Shapes as a loader would give them to a call."""
     info, in_memory = known(config)
     if config.batch_size > info.num_train:
-        raise ValueError(
+        raise UserError(
             f"batch_size {config.batch_size} is larger than the training set of {info.name}"
             f" ({info.num_train} examples); choose a smaller one"
         )
@@ -111,7 +112,7 @@ def make_plan(config: ConfigDict) -> Plan:
     """The run of a configuration, without reading data or weights.
 
     Raises:
-      ValueError: as a run with this configuration would, but for a teacher's missing weights.
+      UserError: as a run with this configuration would, but for a teacher's missing weights.
     """
     config = config.copy_and_resolve_references()
     if config.teacher.weights:  # shapes need none
@@ -132,7 +133,7 @@ def describe_plan(config: ConfigDict) -> list[str]:
     """The plan of a run, line by line.
 
     Raises:
-      ValueError: as `make_plan`.
+      UserError: as `make_plan`.
     """
     settings.check(config)
     plan = make_plan(config)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from atkd_jax import methods, models, ranges
 from atkd_jax.data.augment import Augment
 from atkd_jax.data.mix import Mix
-from atkd_jax.errors import check_known
+from atkd_jax.errors import UserError, check_known
 from atkd_jax.ranges import (
     DECAY,
     FLAG,
@@ -95,7 +95,7 @@ TERM = dict(weight=NOT_NEGATIVE, warmup_epochs=NOT_NEGATIVE)
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ValueError, in one line, if a key is missing, unknown or out of its range.
+    """Raises UserError, in one line, if a key is missing, unknown or out of its range.
 
     Or if values that are good alone make no sense together.
     """
@@ -111,17 +111,17 @@ def check(config: ConfigDict) -> None:
         _check_term(name, fields)
     milestones = config.schedule.milestones
     if len(set(milestones)) < len(milestones):
-        raise ValueError(f"schedule.milestones {tuple(milestones)} names an epoch twice")
+        raise UserError(f"schedule.milestones {tuple(milestones)} names an epoch twice")
     if config.optimizer.nesterov and not config.optimizer.momentum:
-        raise ValueError("optimizer.nesterov needs momentum; set optimizer.momentum, such as 0.9")
+        raise UserError("optimizer.nesterov needs momentum; set optimizer.momentum, such as 0.9")
     if not any([config.ce_weight, *(fields.weight for fields in config.terms.values())]):
-        raise ValueError("ce_weight and all weights of terms are 0: there is nothing to learn")
+        raise UserError("ce_weight and all weights of terms are 0: there is nothing to learn")
 
 
 def check_keys(config: ConfigDict) -> None:
-    """Raises ValueError if keys are missing or unknown, or a section is none."""
+    """Raises UserError if keys are missing or unknown, or a section is none."""
     if not isinstance(config, ConfigDict):
-        raise ValueError(
+        raise UserError(
             f"the configuration is of type {type(config).__name__}, not a ConfigDict; start from"
             " get_config() of configs/common.py"
         )
@@ -135,7 +135,7 @@ def _check_section(section: Any, known: dict[str, Any], prefix: str) -> None:
         check_known("key of the configuration", f"{prefix}{key}", _keys(prefix[:-1], known))
     for key, inner in known.items():
         if key not in section:
-            raise ValueError(
+            raise UserError(
                 f"the configuration has no key {prefix}{key}; start from get_config() of"
                 " configs/common.py"
             )
@@ -162,7 +162,7 @@ def _check_term(name: str, fields: Any) -> None:
     check_known("method", name, methods.METHODS)
     ranges.check(f"terms.{name}", fields, SECTION)
     if "weight" not in fields:
-        raise ValueError(f"terms.{name} has no weight; add one, such as terms.{name}.weight=1")
+        raise UserError(f"terms.{name} has no weight; add one, such as terms.{name}.weight=1")
     kind = methods.METHODS[name]
     known = {field.name: ANY for field in dataclasses.fields(kind)} | ranges.of(kind) | TERM
     known.pop("axis_name", None)  # which is given by the devices
@@ -172,7 +172,7 @@ def _check_term(name: str, fields: Any) -> None:
 
 
 def check_steps(config: ConfigDict, steps_per_epoch: int) -> None:
-    """Raises ValueError if an epoch of the configuration is more steps away than can be counted."""
+    """Raises UserError if an epoch of the configuration is more steps away than can be counted."""
     epochs = {"epochs": config.epochs, "teacher.epochs": config.teacher.epochs}
     epochs["schedule.warmup_epochs"] = config.schedule.warmup_epochs
     epochs["schedule.milestones"] = max(config.schedule.milestones, default=0)
@@ -180,7 +180,7 @@ def check_steps(config: ConfigDict, steps_per_epoch: int) -> None:
         epochs[f"terms.{name}.warmup_epochs"] = fields.get("warmup_epochs", 0)
     for key, value in epochs.items():
         if (steps := value * steps_per_epoch) > INT32:
-            raise ValueError(
+            raise UserError(
                 f"{key} {value} is {steps:.0f} steps of {steps_per_epoch} an epoch; steps are"
                 f" counted up to {INT32}, so that it is {INT32 // steps_per_epoch} at most"
             )

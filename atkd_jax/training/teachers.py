@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from atkd_jax import ranges
+from atkd_jax.errors import UserError
 from atkd_jax.models import convert, torch_file
 from atkd_jax.models.network import Network
 from atkd_jax.runtime import checkpoint, fingerprint, hosts
@@ -36,28 +37,28 @@ def read_facts(config: ConfigDict) -> dict[str, Any]:
     """What the weights were trained with: mean, std, and what else an export says of itself.
 
     Raises:
-      ValueError: no such file, one of another kind, or a mean and std that make no sense or that
+      UserError: no such file, one of another kind, or a mean and std that make no sense or that
         the weights were not trained with.
     """
     given = given_statistics(config)
     if not config.teacher.weights:
         if given:
-            raise ValueError(
+            raise UserError(
                 "teacher.mean and teacher.std belong to published weights; give teacher.weights or"
                 " drop them: a teacher that is trained here is normalised as its data set is"
             )
         if config.teacher.weights_key:
-            raise ValueError("teacher.weights_key is a part of teacher.weights, which is not given")
+            raise UserError("teacher.weights_key is a part of teacher.weights, which is not given")
         return {}
     path = weights_path(config)
     if not path.exists():
-        raise ValueError(f"teacher.weights {path} does not exist")
+        raise UserError(f"teacher.weights {path} does not exist")
     if path.is_dir():
         return export_facts(path, given, config.teacher.weights_key)
     torch_file.check_kind(path)
     if len(given) == 1:
         [there], [lacking] = given, {"mean", "std"} - given.keys()
-        raise ValueError(
+        raise UserError(
             f"teacher.{there} is given and teacher.{lacking} is not; give both, as the weights in"
             f" {path} were trained with, or none to use the data set's"
         )
@@ -65,7 +66,7 @@ def read_facts(config: ConfigDict) -> dict[str, Any]:
 
 
 def given_statistics(config: ConfigDict) -> dict[str, tuple]:
-    """teacher.mean and teacher.std, those that are given; ValueError if they make no sense."""
+    """teacher.mean and teacher.std, those that are given; UserError if they make no sense."""
     given = {key: tuple(config.teacher[key]) for key in ("mean", "std") if config.teacher[key]}
     for key, value in given.items():
         check_statistic(f"teacher.{key}", key, value)
@@ -77,13 +78,13 @@ def weights_path(config: ConfigDict) -> Path:
 
 
 def export_facts(path: Path, given: dict[str, tuple], key: str) -> dict[str, Any]:
-    """What an export says of itself; ValueError if it is not what is given."""
+    """What an export says of itself; UserError if it is not what is given."""
     if key:
-        raise ValueError(f"teacher.weights {path} is an export of one network; drop weights_key")
+        raise UserError(f"teacher.weights {path} is an export of one network; drop weights_key")
     meta = checkpoint.read_export_meta(path)
     for name, value in given.items():
         if value != tuple(meta[name]):
-            raise ValueError(
+            raise UserError(
                 f"the teacher in {path} was trained with {name} {tuple(meta[name])}, not {value};"
                 f" drop teacher.{name}"
             )
@@ -91,13 +92,13 @@ def export_facts(path: Path, given: dict[str, tuple], key: str) -> dict[str, Any
 
 
 def check_statistic(what: str, kind: str, value: tuple) -> None:
-    """Raises ValueError unless `value` can be the mean or the std of pixels in 0..1."""
+    """Raises UserError unless `value` can be the mean or the std of pixels in 0..1."""
     try:
         ranges.check(what, value, ranges.STATISTICS[kind])
-    except ValueError as error:
+    except UserError as error:
         of_bytes = ranges.tuple_of(ranges.NOT_NEGATIVE, ranges.COLOURS).holds(value)
         if of_bytes and max(value) > 1:
-            raise ValueError(f"{error}; divide what is meant for pixels of 0..255 by 255") from None
+            raise UserError(f"{error}; divide what is meant for pixels of 0..255 by 255") from None
         raise
 
 
@@ -109,15 +110,15 @@ def describe(config: ConfigDict, info: DataInfo) -> Network:
     """The teacher without its weights.
 
     Raises:
-      ValueError: no such network, as `read_facts`, or an export of a different network.
+      UserError: no such network, as `read_facts`, or an export of a different network.
     """
     model = config.teacher.model
     if not model:
-        raise ValueError("a method is asked for but no teacher; set config.teacher.model")
+        raise UserError("a method is asked for but no teacher; set config.teacher.model")
     facts = read_facts(config)
     for key, ours in (("model", model), ("num_classes", info.num_classes)):
         if facts.get(key, ours) != ours:
-            raise ValueError(
+            raise UserError(
                 f"the teacher in {config.teacher.weights} has {key} {facts[key]}, this run needs"
                 f" {ours}"
             )
@@ -146,7 +147,7 @@ def load(
         are given; a finished or half-finished training there is taken up.
 
     Raises:
-      ValueError: tensors are missing, left over, or of other shapes.
+      UserError: tensors are missing, left over, or of other shapes.
     """
     like = variables_like(network, info)
     path = weights_path(config)
@@ -188,7 +189,7 @@ def prepare(
       its replicated variables, its numbers, and its fingerprint.
 
     Raises:
-      ValueError: it was trained for other classes, or is not as good as is said of it.
+      UserError: it was trained for other classes, or is not as good as is said of it.
     """
     info = loader.info
     variables = load(config, network, info, workdir, train)
@@ -212,7 +213,7 @@ def check_export(config: ConfigDict, workdir: Path, data: Facts) -> dict[str, An
       data: the fingerprint of this run's data.
 
     Raises:
-      ValueError: its classes are others, or in another order. Or it was trained in this very
+      UserError: its classes are others, or in another order. Or it was trained in this very
         workdir, on data that are no longer the same.
     """
     path = weights_path(config) if config.teacher.weights else workdir / "teacher" / "export"
@@ -221,13 +222,13 @@ def check_export(config: ConfigDict, workdir: Path, data: Facts) -> dict[str, An
     meta = checkpoint.read_export_meta(path)
     if not same_classes(meta["class_names"], data["class_names"]):
         changed = difference(meta, data, {"class_names": ""})
-        raise ValueError(
+        raise UserError(
             f"the teacher in {path} was trained for other classes than {config.data.name} has"
             f" ({changed}); a class number has to mean the same to both"
         )
     then = meta.get("fingerprint", {}).get("data", {})
     if not config.teacher.weights and (changed := difference(then, data, DATA)):
-        raise ValueError(
+        raise UserError(
             f"the data of the run in {workdir} changed since its teacher was trained: {changed}."
             " Restore what it began with, or start another --workdir"
         )
@@ -237,7 +238,7 @@ def check_export(config: ConfigDict, workdir: Path, data: Facts) -> dict[str, An
 
 
 def check_top1(config: ConfigDict, top1: float, meta: dict[str, Any], num_test: int) -> None:
-    """Raises ValueError if the teacher is not as good as is said of it.
+    """Raises UserError if the teacher is not as good as is said of it.
 
     Args:
       top1: as it is measured now, in percent.
@@ -245,13 +246,13 @@ def check_top1(config: ConfigDict, top1: float, meta: dict[str, Any], num_test: 
       num_test: how many images it was measured on: two of them may fall on the other side.
     """
     if (expected := config.teacher.expect_top1) and abs(top1 - expected) > TOLERANCE:
-        raise ValueError(
+        raise UserError(
             f"the teacher's top-1 is {top1:.2f}, expected {expected:.2f}: wrong weights, mean or"
             " std? Correct them, or teacher.expect_top1"
         )
     said = meta.get("top1", top1)
     if abs(top1 - said) > max(TOLERANCE, 200 / num_test):
-        raise ValueError(
+        raise UserError(
             f"the teacher's top-1 is {top1:.2f}, and {meta['path']} says {said:.2f} of the same"
             " test images: its files or this code are not what they were"
         )

@@ -22,7 +22,7 @@ class Moment:
     """The nth time that a process comes to `place`; counts from when it is called there.
 
     Args:
-      place: "step" (before a dispatch), "test" (in an evaluation), "file" (before anything is
+      place: "step" (before a call), "test" (in an evaluation), "file" (before anything is
         written, renamed or removed below `below`) or the name of one such operation.
       nth: from 1.
       below: names with this in their path count.
@@ -45,17 +45,17 @@ class Moment:
             self._count_operations()
 
     def _count_batches(self) -> None:
-        from atkd_jax.training.loader import MemoryFeed
+        from atkd_jax.training.loader import MemoryLoader
 
         name = {"step": "train", "test": "test"}[self.place]
-        batches, arrived = getattr(MemoryFeed, name), self._counter()
+        batches, arrived = getattr(MemoryLoader, name), self._counter()
 
         def counted(*args):
             for batch in batches(*args):
                 arrived()
                 yield batch
 
-        setattr(MemoryFeed, name, counted)
+        setattr(MemoryLoader, name, counted)
 
     def _count_operations(self) -> None:
         operations = OPERATIONS if self.place == "file" else {self.place}

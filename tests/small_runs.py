@@ -21,7 +21,7 @@ from configs import digits
 TRAIN, TEST, CLASSES = 96, 20, 3
 # Overrides for runs that are compared with each other: float32 noise grows with the rate.
 STEADY = ("--config.optimizer.lr=0.005", "--config.data.augment.flip=True")
-# On one device ten steps would be one dispatch, and nothing could happen between them.
+# On one device ten steps would be one call, and nothing could happen between them.
 STEPWISE = ("--config.steps_per_dispatch=1", "--config.checkpoint.every_steps=4")
 # Seconds after which a process counts as hung. A guard, not an expectation: a busy machine is slow.
 PATIENCE = 900.0
@@ -245,6 +245,14 @@ def saved_state(workdir: Path):
     with ocp.CheckpointManager(workdir.absolute() / "checkpoints") as manager:
         args = ocp.args.Composite(tree=ocp.args.StandardRestore(fallback_sharding=here))
         return manager.restore(manager.latest_step(), args=args)["tree"]
+
+
+def exported(workdir: Path):
+    """The variables of a finished run, as nested dicts of arrays."""
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(workdir.absolute() / "export" / "variables")
 
 
 def same_bits(a, b) -> bool:

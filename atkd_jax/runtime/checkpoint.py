@@ -138,10 +138,13 @@ class Checkpoints:
         """Returns when all is on the disk. A step that is there already is kept.
 
         Raises:
+          FloatingPointError: a number of the tree is not finite, with which no run could go on.
           OSError: it cannot be written.
         """
         if step == self.latest():
             return
+        if where := nonfinite(tree):
+            raise self.diverged(f"the state after step {step} is not finite (in: {where})")
         meta = {"meta": meta, "crc32": crc32(tree, meta)}
         args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
         with _writing(self.directory):

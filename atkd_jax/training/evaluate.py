@@ -54,9 +54,9 @@ def make_evaluate(
             )
         if not math.isfinite(sums["loss"]):
             raise FloatingPointError(
-                f"the loss is not finite on the test set of {loader.info.name};"
-                " what was saved before is good; lower optimizer.lr or the term's weight, or if it is the teacher's,"
-                " give other teacher.weights"
+                f"the loss is not finite on the test set of {loader.info.name}; what was saved"
+                " before is good; lower optimizer.lr or the term's weight, or if it is the"
+                " teacher's, give other teacher.weights"
             )
         count = sums["count"]
         return {

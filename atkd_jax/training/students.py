@@ -217,14 +217,15 @@ class Students:
         Raises:
           FloatingPointError: no student is left.
         """
+        if self.alone:
+            self._leave_behind()
+            self.checkpoints.save(step, self.states[0], self.active[0].record() | meta)
+            return
         for student, state in self:
             if where := nonfinite(state):
                 what = f"the state after step {step} is not finite (in: {where})"
                 student.error = student.error or self.checkpoints.diverged(what)
         self._leave_behind()
-        if self.alone:
-            self.checkpoints.save(step, self.states[0], self.active[0].record() | meta)
-            return
         names = {id(student): str(i) for i, student in enumerate(self.all)}
         tree = {names[id(student)]: state for student, state in self}
         records = {names[id(student)]: student.record() for student in self.active}

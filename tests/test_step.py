@@ -1,5 +1,6 @@
-"""What a step can be told: micro-batches, an average of the student, bfloat16, batch norm alone."""
+"""Options of a step: micro-batches, averages, mixing, a shared teacher, bfloat16, batch norm."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -8,27 +9,34 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+<<<<<<< HEAD:tests/test_step_options.py
 from atkd_jax.training.program import make_parallel, make_program
 from small_runs import small_config, write_npz
+=======
+>>>>>>> 5bdeaf7 (Tests of the step, the devices and the dry run use the new names):tests/test_step.py
 
 from atkd_jax import methods, models
 from atkd_jax.data.augment import Augment
+from atkd_jax.data.mix import Mix
+from atkd_jax.errors import UserError
 from atkd_jax.methods import create
 from atkd_jax.models.network import Network
 from atkd_jax.runtime import checkpoint
 from atkd_jax.runtime.devices import Parallel
-from atkd_jax.training import teachers
+from atkd_jax.training import from_config
+from atkd_jax.training.loader import make_loader
 from atkd_jax.training.loop import train_and_evaluate
 from atkd_jax.training.multi_step import make_multi_step
 from atkd_jax.training.objective import Objective, Term
-from atkd_jax.training.step import init_state, make_train_step, student_variables
+from atkd_jax.training.setup import make_parallel, make_setup
+from atkd_jax.training.step import SharedTeacherStep, TrainStep, student_variables
 from atkd_jax.types import Batch, DataInfo, ModelOut
 
 BATCH, SIZE, CLASSES, STEPS = 16, 8, 5, 3
 STATS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 NUM = 64
 LABELS = np.arange(NUM).astype(np.int32) % CLASSES
-SPEC = DataInfo("noise", (SIZE, SIZE, 3), tuple("abcde"), NUM, NUM, *STATS, train_label=LABELS)
+INFO = DataInfo("noise", (SIZE, SIZE, 3), tuple("abcde"), NUM, NUM, *STATS, train_label=LABELS)
 TERMS = {"kd": Term(0.9, create("kd")), "at": Term(10.0, create("at"))}
 
 
@@ -37,6 +45,7 @@ class Tiny(nn.Module):
 
     norm: bool = False
     bn_axis: str | None = None
+    num_classes: int = CLASSES
 
     @nn.compact
     def __call__(self, x, train=False, rng=None):
@@ -62,27 +71,22 @@ def batches():
 def states(devices, accumulate, norm=False, ema=0.0):
     """The state before the first step and after each, with KD and AT on augmented images."""
     parallel = Parallel("shard_map" if devices > 1 else "none", jax.devices()[:devices])
-    student = Network(Tiny(norm, parallel.axis_name), *STATS)
-    master = Network(Tiny(norm), *STATS)
+    student = Network(Tiny(norm, parallel.axis.name), *STATS)
+    teacher = Network(Tiny(norm), *STATS)
     objective, tx = Objective(0.5, TERMS, label_smoothing=0.1), optax.sgd(0.1, momentum=0.9)
     aug = Augment(pad=1, flip=True)
-    step = make_train_step(
-        student, master, objective, tx, aug, parallel.axis, accumulate=accumulate, ema=ema
-    )
-    key = jax.random.key(1)
-    seen = BATCH // accumulate
-    state = parallel.init(
-        lambda: init_state(student, master, objective, tx, SPEC, seen, key, bool(ema))
-    )
+    options = dict(augment=aug, axis=parallel.axis, accumulate=accumulate, ema=ema)
+    step = TrainStep(student, teacher, objective, tx, STEPS, **options)
+    state = parallel.init(lambda: step.init(jax.random.key(1), INFO, BATCH))
     weights = parallel.init(
-        lambda: master.module.init(jax.random.key(2), jnp.zeros((1, *SPEC.image_shape)))
+        lambda: teacher.module.init(jax.random.key(2), jnp.zeros((1, *INFO.image_shape)))
     )
-    dispatch = parallel.spmd(make_multi_step(step, lambda _, batch: batch), sharded=(3,))
+    multi_step = parallel.spmd(make_multi_step(step, lambda _, batch: batch), sharded=(3,))
     stack = parallel.shard_batches(batches())
     found, metrics = [jax.device_get(state)], []
     for i in range(STEPS):
         i = np.int32(i)
-        state, sums, _ = dispatch(state, weights, (), stack, i, i + 1, np.int32(7))
+        state, sums, *_ = multi_step(state, weights, (), stack, i, i + 1, np.int32(7))
         found.append(jax.device_get(state))
         metrics.append(jax.device_get(sums))
     return found, metrics
@@ -124,7 +128,7 @@ def test_a_method_that_compares_examples_refuses_micro_batches(name):
     network = Network(Tiny(), *STATS)
     objective = Objective(1.0, {name: Term(1.0, create(name))})
     with pytest.raises(ValueError, match=f"{name} compares the examples .* set accumulate=1"):
-        make_train_step(network, network, objective, optax.sgd(0.1), Augment(), accumulate=2)
+        TrainStep(network, network, objective, optax.sgd(0.1), STEPS, accumulate=2)
 
 
 def test_a_batch_that_micro_batches_do_not_divide_is_refused(tmp_path):
@@ -154,7 +158,7 @@ def test_no_average_is_kept_unless_asked_for():
     assert state.ema == {}
     assert student_variables(state)["params"] is state.params["student"]
     with pytest.raises(ValueError, match="ema 1.0 is not in 0..1"):
-        make_train_step(Network(Tiny(), *STATS), None, Objective(), None, Augment(), ema=1.0)
+        TrainStep(Network(Tiny(), *STATS), None, Objective(), None, STEPS, ema=1.0)
 
 
 @pytest.mark.slow
@@ -163,13 +167,13 @@ def test_the_average_is_tested_and_exported(tmp_path):
     config.epochs, config.ema, config.accumulate = 1, 0.9, 2
     config.checkpoint.keep = 1
     train_and_evaluate(config, tmp_path / "run")
-    program = make_program(config)
+    setup, parallel = setup_of(config)
     checkpoints = checkpoint.Checkpoints(tmp_path / "run" / "checkpoints")
-    sharding = program.parallel.replicated
-    state, _ = checkpoints.restore(checkpoints.latest(), program.like, sharding)
+    step = checkpoints.latest()
+    state, _ = checkpoints.restore(step, setup.abstract_state, parallel.replicated)
     checkpoints.close()
-    like = teachers.variables_like(program.student, program.feed.info)
-    exported = checkpoint.load_export(tmp_path / "run" / "export", like)
+    abstract = jax.eval_shape(student_variables, setup.abstract_state)
+    exported = checkpoint.load_export(tmp_path / "run" / "export", abstract)
     assert_close(exported, jax.device_get(state.ema), 0)
     kernel = state.params["student"]["stem_conv"]["kernel"]
     assert np.abs(exported["params"]["stem_conv"]["kernel"] - kernel).max() > 0
@@ -179,26 +183,78 @@ def test_the_average_is_tested_and_exported(tmp_path):
 def test_batch_norm_of_each_device_alone_is_one_key(tmp_path, synchronised):
     config = small_config(write_npz(tmp_path / "data.npz"))
     config.parallel, config.sync_batch_norm = "shard_map", synchronised
-    axis = make_program(config).student.module.bn_axis
+    axis = setup_of(config)[0].step.student.module.bn_axis
     assert axis == ("batch" if synchronised else None)
 
 
-def test_another_teacher_may_stand_in_the_step_of_a_program(tmp_path):
-    config = small_config(write_npz(tmp_path / "data.npz"), "kd")
-    config.data.mix.mixup = 1.0
-    program = make_program(config)
+def setup_of(config):
+    parallel = make_parallel(config)
+    loader = make_loader(from_config.source(config), parallel, config.batch_size, config.seed)
+    return make_setup(config, parallel, loader.info, loader.steps_per_epoch), parallel
+
+
+class Counted(Network):
+    """A teacher that notes when it is traced."""
+
     asked = []
 
-    class StandIn:
-        def apply(self, variables, image, train):
-            asked.append((variables, image.shape, train))
-            return program.teacher.module.init_with_output(jax.random.key(0), image)[0]
+    def apply(self, variables, image, train):
+        self.asked.append((variables, image.shape, train))
+        return self.module.init_with_output(jax.random.key(0), image)[0]
 
-    batch = Batch(jnp.zeros((16, 8, 8, 3), jnp.uint8), *jnp.zeros((2, 16), jnp.int32))
-    step = program.step_for(StandIn())
-    state, metrics = jax.eval_shape(step, program.like, (), batch, jax.random.key(0))
-    assert asked == [((), (16, 8, 8, 3), False)]
-    assert jax.tree.structure(state) == jax.tree.structure(program.like) and "kd" in metrics
+
+def shared(*changes):
+    step = TrainStep(
+        student=Network(Tiny(), *STATS),
+        teacher=Counted(Tiny(), *STATS),
+        objective=Objective(0.5, TERMS),
+        tx=optax.sgd(0.1),
+        steps_per_epoch=STEPS,
+    )
+    return SharedTeacherStep(tuple(dataclasses.replace(step, **change) for change in changes))
+
+
+def test_a_teacher_of_several_students_is_asked_once():
+    step = shared({}, {"objective": Objective(1.0, {"kd": TERMS["kd"]})})
+    Counted.asked.clear()
+    batch = Batch(*(jnp.asarray(x[0]) for x in batches()[:3]))
+    before = jax.eval_shape(lambda: step.init(jax.random.key(0), INFO, BATCH))
+    after, metrics = jax.eval_shape(step, before, (), batch, jax.random.key(0))
+    assert Counted.asked == [((), (BATCH, SIZE, SIZE, 3), False)]
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    assert "at" in metrics[0] and "at" not in metrics[1]
+
+
+def test_students_that_cannot_share_a_teacher_are_refused():
+    with pytest.raises(UserError, match="must not differ in augment"):
+        shared({}, {"augment": Augment(flip=True)})
+    with pytest.raises(UserError, match="accumulate splits the batch"):
+        shared({}, {"accumulate": 2})
+    assert shared({"accumulate": 2}).steps[0].accumulate == 2  # alone it may
+
+
+def first_step(devices, mix):
+    """Metrics of one step with KD."""
+    parallel = Parallel("shard_map", jax.devices()[:devices])
+    student = Network(Tiny(True, parallel.axis.name), *STATS)
+    teacher = Network(Tiny(True), *STATS)
+    objective, tx = Objective(1.0, {"kd": TERMS["kd"]}), optax.sgd(0.01)
+    step = TrainStep(student, teacher, objective, tx, STEPS, mix=mix, axis=parallel.axis)
+    state = parallel.init(lambda: step.init(jax.random.key(0), INFO, BATCH))
+    weights = parallel.init(
+        lambda: teacher.module.init(jax.random.key(2), jnp.zeros((1, *INFO.image_shape)))
+    )
+    multi_step = parallel.spmd(make_multi_step(step, lambda _, batch: batch), sharded=(3,))
+    stack, first = parallel.shard_batches(batches()), np.int32(0)
+    _, metrics, *_ = multi_step(state, weights, (), stack, first, first + 1, np.int32(0))
+    return {key: float(value) for key, value in metrics.items()}
+
+
+@pytest.mark.slow
+def test_mixing_does_not_depend_on_the_devices_and_changes_the_loss():
+    alone, together = first_step(1, Mix(mixup=1.0)), first_step(4, Mix(mixup=1.0))
+    assert alone == pytest.approx(together, rel=1e-5)
+    assert abs(first_step(1, Mix())["ce"] - alone["ce"]) > 1e-3
 
 
 @functools.cache
@@ -208,16 +264,16 @@ def networks(dtype):
 
 
 def bfloat16_step(names):
-    student, master = networks(jnp.bfloat16)
+    student, teacher = networks(jnp.bfloat16)
     objective = Objective(1.0, {name: Term(1.0, create(name)) for name in names})
     tx = optax.sgd(0.01, momentum=0.9)
     key = jax.random.key(0)
     aug = Augment(pad=1, flip=True)
-    step = make_train_step(student, master, objective, tx, aug)
+    step = TrainStep(student, teacher, objective, tx, STEPS, augment=aug)
 
     def run():
-        state = init_state(student, master, objective, tx, SPEC, BATCH, key)
-        weights = master.module.init(key, jnp.zeros((1, *SPEC.image_shape)))
+        state = step.init(key, INFO, BATCH)
+        weights = teacher.module.init(key, jnp.zeros((1, *INFO.image_shape)))
         first = jax.tree.map(lambda x: jnp.asarray(x[0]), batches())
         return state, step(state, weights, first, key)
 

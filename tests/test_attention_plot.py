@@ -1,4 +1,4 @@
-"""The picture of attention: names as they are, images of any shape, and no run lost to it."""
+"""Attention plots: names as they are, images of any shape, and no run lost to one."""
 
 import errno
 import warnings
@@ -9,7 +9,7 @@ import pytest
 from images import picture as smooth
 from PIL import Image
 
-from atkd_jax.training import attention_plot, loop
+from atkd_jax.training import attention_plot
 
 NAMES = ["$_$", "50%_$$", r"\frac{", "日本語", "a" * 255, "{}^", "👩\u200d🔬", "Ärger", ""]
 
@@ -21,22 +21,15 @@ def test_every_name_is_drawn_literally_and_in_silence(tmp_path, size, capfd):
     path = tmp_path / "new" / "attention.png"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        attention_plot.write_attention(path, image, NAMES, {"teacher $x_$": maps, "student": maps})
+        attention_plot.plot(path, image, NAMES, {"teacher $x_$": maps, "student": maps})
     with Image.open(path) as drawn:
         assert min(drawn.size) > 100
     assert capfd.readouterr().err == ""
 
 
-def program(sample):
-    info = SimpleNamespace(class_names=("ant", "bee"))
-    return SimpleNamespace(
-        feed=SimpleNamespace(sample=sample, info=info), teacher=None, student=None
-    )
-
-
 def draw(path, sample):
-    config = SimpleNamespace(teacher=SimpleNamespace(model="big"), student="small")
-    loop.draw(path, config, program(sample), (), ())
+    loader = SimpleNamespace(sample=sample, info=SimpleNamespace(class_names=("ant", "bee")))
+    attention_plot.write(path, loader, {"teacher big": (None, ()), "student small": (None, ())})
 
 
 def test_a_picture_that_fails_is_one_line(tmp_path, capsys):

@@ -7,11 +7,12 @@ import sys
 import jax
 import numpy as np
 import pytest
-from atkd_jax.training.program import make_parallel, make_program
-from small_runs import PATIENCE, small_config, write_npz
 
-from atkd_jax.training import dry_run
+from atkd_jax.training import dry_run, from_config
+from atkd_jax.training.loader import make_loader
+from atkd_jax.training.setup import make_parallel
 from configs import cifar10, cinic10, imagenet, svhn
+from tests.small_runs import PATIENCE, small_config, write_npz
 
 
 def small_cifar(**changes):
@@ -29,7 +30,7 @@ def test_the_plan_compiles_without_data(mode, accumulate, monkeypatch):
     config.terms = {"kd": {"weight": 1.0}}
     config.accumulate = accumulate
     config.teacher.update(weights="not_here.pth", mean=(0.5,) * 3, std=(0.25,) * 3)
-    text = "\n".join(dry_run.make_plan(config))
+    text = "\n".join(dry_run.describe_plan(config))
     devices = 1 if mode == "none" else jax.device_count()
     assert f"devices: {devices} x" in text and f"batch: 64 = {devices} x {64 // devices}" in text
     assert "240 epochs x 781 = 187,440" in text
@@ -45,16 +46,16 @@ def test_statistics_that_make_no_sense_are_refused_without_the_weights():
     config = small_cifar(batch_size=64)
     config.teacher.update(weights="not_here.pth", mean=(127.0,) * 3, std=(60.0,) * 3)
     with pytest.raises(ValueError, match="teacher.mean .* is not .* by 255"):
-        dry_run.make_plan(config)
+        dry_run.describe_plan(config)
 
 
 def test_imagenet_is_known_without_being_there():
     config = imagenet.get_config()
     info, in_memory = dry_run.known(config)
     assert not in_memory and info.image_shape == (224, 224, 3) and info.num_classes == 1000
-    feed = dry_run.paper_feed(config, make_parallel(config))
-    assert feed.stack.image.shape == (1, 1024, 224, 224, 3) and feed.steps_per_epoch == 1251
-    assert feed.train_data == ()
+    loader = dry_run.abstract_loader(config, make_parallel(config))
+    assert loader.stack.image.shape == (1, 1024, 224, 224, 3) and loader.steps_per_epoch == 1251
+    assert loader.train_data == ()
 
 
 @pytest.mark.parametrize(
@@ -72,22 +73,22 @@ def test_options_that_add_images_count(config, num):
 def test_the_shapes_are_those_of_a_run(tmp_path, mode):
     config = small_config(write_npz(tmp_path / "data.npz"))
     config.parallel = mode
-    program = make_program(config)
-    assert "train_data" not in vars(program.feed)  # its teacher may still have to be trained
-    feed = dry_run.paper_feed(config, program.parallel)
-    stack, _, _ = next(program.feed.train(0, 0, 1))
-    theirs = (program.feed.train_data, stack)
+    parallel = make_parallel(config)
+    loader = make_loader(from_config.source(config), parallel, config.batch_size, seed=0)
+    assert "train_data" not in vars(loader)  # its teacher may still have to be trained
+    abstract = dry_run.abstract_loader(config, parallel)
+    stack, _, _ = next(loader.train(0, 0, 1))
     same = jax.tree.map(
         lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype),
-        (feed.train_data, feed.stack),
-        theirs,
+        (abstract.train_data, abstract.stack),
+        (loader.train_data, stack),
     )
     assert jax.tree.leaves(same) and all(jax.tree.leaves(same))
 
 
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(ValueError, match="batch_size 51200 is larger than the training set"):
-        dry_run.make_plan(small_cifar(batch_size=51_200))
+        dry_run.describe_plan(small_cifar(batch_size=51_200))
 
 
 @pytest.mark.slow
@@ -105,8 +106,6 @@ def test_the_command_needs_no_workdir(tmp_path):
 
 
 def test_the_rate_of_imagenet_grows_with_the_batch():
-    from atkd_jax.training import from_config
-
     for epochs, peak in (("300", 0.2), ("100", 0.4)):
         config = imagenet.get_config(f"epochs={epochs}")
         lr = from_config.schedule(config, 1251)

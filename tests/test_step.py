@@ -9,11 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-<<<<<<< HEAD:tests/test_step_options.py
-from atkd_jax.training.program import make_parallel, make_program
 from small_runs import small_config, write_npz
-=======
->>>>>>> 5bdeaf7 (Tests of the step, the devices and the dry run use the new names):tests/test_step.py
 
 from atkd_jax import methods, models
 from atkd_jax.data.augment import Augment

@@ -87,6 +87,8 @@ def train_students(
         settings.check(config)
         run_files.check(config, workdir)
     check_students(configs)
+    if len(set(workdirs)) < len(workdirs):
+        raise UserError("a workdir is given twice; every student needs one of its own")
     finished = [run_files.read_summary(workdir) for workdir in workdirs]
     if all(finished):
         for workdir, result in zip(workdirs, finished, strict=True):

@@ -1,12 +1,15 @@
-"""What a checkpoint says of itself, and what a folder of checkpoints is spared."""
+"""Checkpoints are durable, checked when read, and never replace what is not theirs."""
 
 import contextlib
+import functools
+import gc
 import os
+import shutil
 
 import jax
 import numpy as np
 import pytest
-from small_runs import EXPORT_META, same_bits
+from small_runs import EXPORT_META, flip, same_bits
 
 from atkd_jax.runtime import checkpoint
 from atkd_jax.runtime.checkpoint import Checkpoints
@@ -24,6 +27,35 @@ def test_a_checkpoint_is_on_the_disk_when_saving_returns(tmp_path):
         tree, meta = others.restore(5, LIKE, HERE)
     assert same_bits(tree, TREE) and meta == {"history": [1]}
     checkpoints.close()
+
+
+@pytest.mark.filterwarnings("error")  # the error is the only message
+def test_no_file_of_a_checkpoint_can_be_changed_or_lost_unnoticed(tmp_path):
+    """Every file in turn: either nothing was lost with it, or it is an error that names it."""
+    rng = np.random.RandomState(0)
+    tree = {"w": jax.numpy.asarray(rng.rand(300, 9).astype(np.float32)), "n": jax.numpy.int32(3)}
+    meta = {"sums": {"loss": 1.25}, "history": [1]}
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    with contextlib.closing(Checkpoints(good)) as checkpoints:
+        checkpoints.save(5, tree, meta)
+    like = jax.eval_shape(lambda: tree)
+    noticed = 0
+    for path in [path.relative_to(good) for path in good.rglob("*") if path.is_file()]:
+        for damage in (lambda p: p.unlink(), flip, functools.partial(flip, place=0.8)):
+            shutil.copytree(good, bad)
+            damage(bad / path)
+            with contextlib.closing(Checkpoints(bad)) as checkpoints:
+                assert checkpoints.latest() == 5
+                try:
+                    found, found_meta = checkpoints.restore(5, like, HERE)
+                except ValueError as error:
+                    assert f"checkpoint {bad}/5 is damaged" in str(error)
+                    noticed += 1
+                else:
+                    assert same_bits(found, tree) and found_meta == meta, path
+            shutil.rmtree(bad)
+    gc.collect()
+    assert noticed > 5
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_at_once(tmp_path):

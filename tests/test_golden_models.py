@@ -1,5 +1,6 @@
 """The networks compute what RepDistiller's do."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from atkd_jax import models
-from atkd_jax.models import convert
+from atkd_jax.models import convert, shufflenet
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -48,3 +49,42 @@ def test_networks_agree_with_the_benchmark(file, name, stages):
     else:
         np.testing.assert_array_equal(feats["block17"], feats["stage4"])
         assert all(feats[f"stage{i}"].min() < 0 for i in (1, 2, 3, 4))
+
+
+def draw(shapes):
+    """A state dict of these shapes: the networks are too large to keep their weights here."""
+    rng = np.random.RandomState(0)
+    tensors = {}
+    for name, shape in shapes.items():
+        if name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
+            tensors[name] = rng.uniform(0.5, 1.5, shape)
+        else:
+            scale = np.prod(shape[1:]) ** -0.5 if len(shape) > 1 else 0.2
+            tensors[name] = scale * rng.standard_normal(shape)
+    return tensors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vgg13", "shufflenetv1", "shufflenetv2"])
+def test_larger_networks_agree_with_the_benchmark(name):
+    """Logits, and means over H and W of features, of RepDistiller's networks in PyTorch."""
+    golden = np.load(GOLDEN / f"net_{name}.npz")
+    image = np.random.RandomState(1).standard_normal((2, 32, 32, 3)).astype(np.float32)
+    module = models.create(name, 10)
+    template = jax.eval_shape(module.init, jax.random.key(0), image)
+    variables = convert.to_flax(name, draw(json.loads(str(golden["shapes"]))), template)
+    logits, feats = jax.jit(module.apply)(variables, image)
+    np.testing.assert_allclose(logits, golden["logits"], atol=1e-5)
+    stages = [x for x in feats if x.startswith("stage") and not x.endswith("_pre")]
+    taps = ["stem", *sorted(stages)]
+    assert sum(x.startswith("feat") for x in golden) == len(taps) + 1
+    np.testing.assert_allclose(feats["pooled"], golden[f"feat{len(taps)}"], atol=1e-5)
+    for i, tap in enumerate(taps):
+        mean = feats[tap].mean((1, 2))
+        np.testing.assert_allclose(mean, golden[f"feat{i}"], atol=1e-5, err_msg=tap)
+    for i, stage in enumerate(taps[1:], 1):
+        pre = golden[f"pre{i}"]
+        if name == "shufflenetv2":  # whose own are not shuffled
+            pre = shufflenet.shuffle(pre, 2)
+        np.testing.assert_allclose(feats[f"{stage}_pre"].mean((1, 2)), pre, atol=1e-5)
+        np.testing.assert_array_equal(feats[stage], np.maximum(feats[f"{stage}_pre"], 0))

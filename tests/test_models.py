@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from atkd_jax import models
+from atkd_jax.models import shufflenet
 from atkd_jax.models.size import count_params
 from atkd_jax.models.wrn import WideResNet
+from atkd_jax.nn import layers
 
 # (10 classes, 100 classes, 1000 classes), from the papers and the authors' code.
 PARAMS = {
@@ -201,6 +203,51 @@ def test_zero_padded_shortcut_adds_no_parameters_and_keeps_the_subsampled_image(
     np.testing.assert_array_equal(pre[..., 2:6], x[:, ::2, ::2])
     assert not np.any(pre[..., :2]) and not np.any(pre[..., 6:])
     np.testing.assert_array_equal(post, np.maximum(pre, 0))
+
+
+def test_vgg_pools_once_more_for_larger_images():
+    module = models.create("vgg8", 10)
+    image = jnp.zeros((1, 64, 64, 3))
+    feats = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), image)[0].feats)
+    sizes = [feats[x].shape[1] for x in ("stem", "stage1", "stage2", "stage3", "stage4")]
+    assert sizes == [64, 32, 16, 8, 4]
+
+
+def test_channels_are_dealt_out():
+    np.testing.assert_array_equal(shufflenet.shuffle(jnp.arange(6), 3), [0, 2, 4, 1, 3, 5])
+    np.testing.assert_array_equal(shufflenet.shuffle(jnp.arange(6), 2), [0, 3, 1, 4, 2, 5])
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_gradient_of_a_grouped_convolution_is_that_of_the_sums(groups):
+    rng = np.random.default_rng(0)
+    x, g = rng.standard_normal((2, 3, 4, 6)), rng.standard_normal((2, 3, 4, 9))
+    kernel = rng.standard_normal((1, 1, 6 // groups, 9))
+    blocks = np.kron(np.eye(groups), np.ones((6 // groups, 9 // groups)))  # who sees whom
+    full = blocks * np.tile(kernel[0, 0], (groups, 1))
+
+    @jax.jit
+    def value_and_gradients(x, kernel, g):
+        y, pull = jax.vjp(shufflenet.pointwise, x, kernel)
+        return y, *pull(g)
+
+    y, d_x, d_kernel = value_and_gradients(*(a.astype(np.float32) for a in (x, kernel, g)))
+    np.testing.assert_allclose(y, x @ full, atol=1e-5)
+    np.testing.assert_allclose(d_x, g @ full.T, atol=1e-5)
+    d_full = blocks * np.einsum("bhwc,bhwd->cd", x, g)
+    expected = d_full.reshape(groups, 6 // groups, 9).sum(0)
+    np.testing.assert_allclose(d_kernel[0, 0], expected, atol=1e-5)
+
+
+def test_shufflenets_convolutions_start_as_pytorchs():
+    x = jnp.zeros((1, 4, 4, 48))
+    pointwise = shufflenet.PointwiseConv(96, groups=3)
+    depthwise = shufflenet.DepthwiseConv(1, layers.depthwise)
+    for module, inputs in ((pointwise, 16), (depthwise, 9)):
+        kernel = jax.jit(module.init)(jax.random.key(0), x)["params"]["kernel"]
+        bound = inputs**-0.5
+        assert 0.95 * bound < float(jnp.abs(kernel).max()) <= bound
+        assert float(kernel.std()) == pytest.approx(bound / 3**0.5, rel=0.1)
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from atkd_jax.models.shufflenet import ShuffleNet, V1Block, V2Block
 from atkd_jax.models.vgg import VGG
 from atkd_jax.models.wrn import WideResNet
 
-# The CIFAR ResNets have 1x1 convolutions where a stage begins; those with an `a`, zeros (shortcut
-# options B and A). resnet18, 34, 50, mobilenetv1 and mobilenetv2 are for ImageNet.
+# The CIFAR ResNets have shortcuts of option B (1x1 convolutions); with the suffix `a`, of option A
+# (zero padding). resnet18, 34, 50, mobilenetv1 and mobilenetv2 are for ImageNet.
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet8": partial(ResNetCifar, depth=8),
     "resnet14": partial(ResNetCifar, depth=14),
@@ -71,16 +71,16 @@ def create(
 ) -> nn.Module:
     """The network called `name`, as a Flax module without parameters.
 
-    All are called alike: `apply(variables, image, train=False, rng=None) -> ModelOut`, with
+    All have the same signature, `apply(variables, image, train=False, rng=None) -> ModelOut`:
       image: [B, H, W, 3] float, normalised.
-      train: batch norm uses, and updates, the statistics of the batch (`mutable=["batch_stats"]`).
-      rng: [B] typed keys, one per example, for the networks with dropout; None is no dropout. As
-        every example brings its own key, what is dropped does not depend on how a batch is split.
+      train: batch norm uses and updates the batch's statistics (`mutable=["batch_stats"]`).
+      rng: [B] typed keys, one per example, for networks with dropout; None disables it. With a key
+        per example, dropout does not depend on how a batch is split.
 
     Args:
       name: a key of `MODELS`.
       num_classes: K of the logits.
-      dtype: what the network computes in; parameters, batch statistics and logits are float32.
+      dtype: compute dtype; parameters, batch statistics and logits are float32.
       bn_axis: the device axis over which batch statistics are averaged in training.
 
     Raises:

@@ -1,6 +1,6 @@
 """Published PyTorch weights -> Flax variables, by name.
 
-The names that are known:
+Supported names:
   CIFAR ResNets: akamaster/pytorch_resnet_cifar10 (option A: `resnet20a`, ...), RepDistiller (CRD's
     benchmark), chenyaofo/pytorch-cifar-models.
   WRN, VGG, ShuffleNet: RepDistiller.
@@ -35,27 +35,27 @@ LEAVES = {
     "var": "running_var",
 }
 COUNTERS = ("num_batches_tracked", "n_averaged")  # of batch norms, of AveragedModel
-# What wraps a network, or a part of it, and leaves a word in the names: DataParallel and
+# Words that wrappers of a network, or of a part of it, add to names: DataParallel and
 # DistributedDataParallel, torch.compile, FSDP, checkpoint_wrapper.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
 def to_flax(name: str, tensors: dict[str, np.ndarray], template_variables: PyTree) -> PyTree:
-    """Variables of the network `name` that hold the numbers of a PyTorch state dict.
+    """Variables of the network `name` with the values of a PyTorch state dict.
 
     Args:
       name: a key of `MODELS`.
       tensors: from `load_torch`. A prefix that all names share ("model."), WRAPPERS anywhere, and
         COUNTERS are ignored.
-      template_variables: what `init` makes; only the structure and the shapes are read, so that
-        `jax.eval_shape`'s answer will do.
+      template_variables: the result of `init`; only its structure and shapes are used, so that of
+        `jax.eval_shape` is enough.
 
     Returns:
       The same tree with float32 NumPy arrays.
 
     Raises:
-      UserError: the network has no known PyTorch names, tensors are missing or left over, or their
-        shapes or the number of classes are others.
+      UserError: the network has no known PyTorch names, tensors are missing or left over, or shapes
+        or the number of classes differ.
     """
     torch_names = _naming(name)
     bare = _unwrapped(name, tensors)
@@ -82,13 +82,13 @@ def to_flax(name: str, tensors: dict[str, np.ndarray], template_variables: PyTre
 
 
 def _unwrapped(name: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors under the names that they have in the bare network."""
+    """The tensors under their names in the unwrapped network."""
     paths = {
         key: [part for part in key.split(".") if part not in WRAPPERS]
         for key in tensors
         if not key.endswith(COUNTERS)
     }
-    # No network consists of a single layer, so first words that all share are none of its own.
+    # No network consists of a single layer, so first words that all names share are a prefix.
     shared = len(os.path.commonprefix(list(paths.values())))
     shared = max(0, min([shared, *(len(path) - 2 for path in paths.values())]))
     unwrapped: dict[str, np.ndarray] = {}
@@ -117,7 +117,7 @@ def _check_names(name: str, wanted: set[str], found: set[str], whole: str) -> No
 
 
 def _parts_with(wanted: list[list[str]], found: set[str]) -> list[str]:
-    """Beginnings of names, each of which goes before all that is wanted (one of each list)."""
+    """Prefixes of names under which everything wanted exists (one name of each list)."""
     starts = {x.removesuffix(last) for last in wanted[0] for x in found if x.endswith(f".{last}")}
     return sorted(
         start.removesuffix(".")
@@ -148,8 +148,8 @@ def _array(name: str, source: str, tensor: np.ndarray, shape: tuple[int, ...]) -
     return view.astype(np.float32)
 
 
-# What a layer is called in PyTorch: (stage or group, block, layer) -> names, any of which will do.
-# Stage and block count from 1; 0, 0 is a layer outside of them.
+# PyTorch's names of a layer: (stage or group, block, layer) -> alternatives. Stage and block count
+# from 1; 0, 0 is a layer outside them.
 
 
 def _naming(name: str) -> Callable[[int, int, str], tuple[str, ...]]:
@@ -163,7 +163,7 @@ def _resnet(stage: int, block: int, layer: str) -> tuple[str, ...]:
     if not stage:
         return {"stem_conv": ("conv1",), "stem_bn": ("bn1",), "fc": ("fc", "linear")}[layer]
     shortcut = {"shortcut_conv": 0, "shortcut_bn": 1}
-    names = (layer,)
+    names: tuple[str, ...] = (layer,)
     if layer in shortcut:
         names = (f"downsample.{shortcut[layer]}", f"shortcut.{shortcut[layer]}")
     return tuple(f"layer{stage}.{block - 1}.{x}" for x in names)
@@ -194,7 +194,7 @@ def _mobilenetv2(group: int, block: int, layer: str) -> tuple[str, ...]:
         "project_conv": ("2", "conv_pwl"),
         "project_bn": ("3", "bn3"),
     }[layer]
-    if group == 1:  # no expansion: the others move up
+    if group == 1:  # without expansion the others move up
         torchvision, timm = {
             "depthwise_conv": ("0.0", "conv_dw"),
             "depthwise_bn": ("0.1", "bn1"),
@@ -249,7 +249,7 @@ def _shufflenetv1(stage: int, block: int, layer: str) -> tuple[str, ...]:
 def _shufflenetv2(stage: int, block: int, layer: str) -> tuple[str, ...]:
     if layer.startswith("left_"):
         layer = layer.removeprefix("left_")
-    elif block == 1:  # the left branch counts first
+    elif block == 1:  # the left branch is numbered first
         layer = f"{layer[:-1]}{int(layer[-1]) + 2}"
     return _shufflenetv1(stage, block, layer)
 

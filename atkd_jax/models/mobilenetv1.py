@@ -44,11 +44,11 @@ class SeparableBlock(nn.Module):
 class MobileNetV1(nn.Module):
     """MobileNetV1 at width 1, the student of the "ResNet-50 to MobileNet" rows on ImageNet.
 
-    Called as `models.create` says. Taps of 224x224 images: stem 112x112, stage1 56x56, stage2
+    Signature as in `models.create`. Taps of 224x224 images: stem 112x112, stage1 56x56, stage2
     28x28, stage3 14x14, stage4 7x7, and every block.
 
     Attributes:
-      depthwise: how to compute depthwise convolutions; exporters want `layers.depthwise_grouped`.
+      depthwise: computes depthwise convolutions; exporters need `layers.depthwise_grouped`.
     """
 
     num_classes: int

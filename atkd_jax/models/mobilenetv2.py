@@ -19,7 +19,7 @@ STAGES = {2: "stage1", 3: "stage2", 5: "stage3", 7: "stage4"}
 
 
 def scaled(channels: int, width: float, divisor: int) -> int:
-    """`channels` * `width` to the nearest multiple of `divisor`, but at most 10 % less."""
+    """`channels` * `width` rounded to a multiple of `divisor`, at most 10 % below."""
     wanted = channels * width
     rounded = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * wanted else rounded + divisor
@@ -55,20 +55,20 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2; called as `models.create` says.
+    """MobileNetV2; signature as in `models.create`.
 
     The defaults are torchvision's ImageNet network. Taps of 224x224 images: stem 112x112, stage1
-    56x56 .. stage4 7x7, and every block; but for the stem none ends in an activation, so that their
-    values may be negative.
+    56x56 .. stage4 7x7, and every block; none but the stem ends in an activation, so values may be
+    negative.
 
     Attributes:
-      width: the factor on all channels but, below 1, the last layer's 1280.
+      width: multiplies all channels except, below 1, the last layer's 1280.
       strides: of the stem and of the seven groups.
       divisor: channels are multiples of it.
       act: relu6 or relu.
-      expand_first: the first block, whose expansion is 1, has an expansion layer too.
-      dropout: what part of the pooled features is dropped in training.
-      depthwise: how to compute depthwise convolutions; exporters want `layers.depthwise_grouped`.
+      expand_first: adds an expansion layer to the first block, whose expansion is 1.
+      dropout: fraction of the pooled features that is dropped in training.
+      depthwise: computes depthwise convolutions; exporters need `layers.depthwise_grouped`.
     """
 
     num_classes: int

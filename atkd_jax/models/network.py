@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
@@ -23,8 +23,8 @@ class Network(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def apply(self, variables: PyTree, image: Array, **kwargs):
-        """image [B, H, W, 3] float32 in 0..1 -> what the module returns."""
+    def apply(self, variables: PyTree, image: Array, **kwargs: Any) -> Any:
+        """The module's output for images [B, H, W, 3], float32 in 0..1."""
         return self.module.apply(variables, normalize(image, self.mean, self.std), **kwargs)
 
 

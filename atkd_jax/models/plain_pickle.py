@@ -1,11 +1,11 @@
 """Reads a pickle as data: what PyTorch's files need, and no more.
 
 A pickle is a program for a stack machine, and Python's own machine calls whatever it names. This
-one calls nothing: functions stay names on the stack, and the few that rebuild tensors are known by
-name. Nor can a hostile file make it work for long. Values may be shared, so that a small file
-builds a huge one; whatever looks into a value is therefore bounded. Keys of dictionaries are short
-text or numbers (the hash of a nested tuple may take for ever), and a pickle has at most a million
-instructions.
+one calls nothing: functions stay names on the stack, and the few that rebuild tensors are handled
+by name. Nor can a hostile file keep it busy for long. Values may be shared, so a small file can
+build a huge value; everything that traverses a value is therefore bounded. Keys of dictionaries are
+short strings or numbers (the hash of a nested tuple may take for ever), and a pickle has at most a
+million instructions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOST_DIMENSIONS = 32
 MOST_ARGUMENTS = 16
 MOST_CHARACTERS = 1000  # of a name
 
-# What checkpoints are known to hold beside tensors; it is skipped.
+# Known to occur in checkpoints beside tensors; skipped.
 SKIPPED = {
     "_codecs.encode",
     "argparse.Namespace",
@@ -45,24 +45,24 @@ TENSORS = (
 
 
 class Unreadable(ValueError):
-    """A file cannot be read, for a reason that is told in words."""
+    """A file cannot be read; the message is the reason, for a user to read."""
 
 
 class Global(NamedTuple):
-    """Something that a pickle asks for: "module.name"."""
+    """A global that a pickle names: "module.name"."""
 
     path: str
 
 
 class Storage(NamedTuple):
-    """Where a tensor's numbers are: PyTorch's name of the type ("FloatStorage"), and a key."""
+    """The location of a tensor's numbers: PyTorch's type name ("FloatStorage") and a key."""
 
     kind: str
     key: str
 
 
 class Tensor(NamedTuple):
-    """A tensor of which the numbers have not been read: a view of `storage`, in elements."""
+    """A tensor whose numbers have not been read: a view of `storage`, in elements."""
 
     storage: Storage
     offset: int
@@ -71,15 +71,15 @@ class Tensor(NamedTuple):
 
 
 def load(file: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
-    """The value of the pickle at the file's position, which is then behind it.
+    """The value of the pickle at the file's position; moves the position past it.
 
     Returns:
-      None, bool, int, float, str, bytes, list, tuple, dict (its keys are str or int), `Storage`,
-      `Tensor`, or a nest of them; what is in SKIPPED is None. Beside it, all storages by key.
+      None, bool, int, float, str, bytes, list, tuple, dict (with str or int keys), `Storage`,
+      `Tensor`, or these nested; anything in SKIPPED becomes None. Second, all storages by key.
 
     Raises:
-      Unreadable: it wants to do more, or more often, than a checkpoint has reason to.
-      Exception: it is damaged, of any kind.
+      Unreadable: it does more, or more often, than a checkpoint has reason to.
+      Exception: of any type, if it is damaged.
     """
     stack: list[Any] = []
     below_marks: list[list[Any]] = []
@@ -118,8 +118,8 @@ def load(file: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
                 size = int(instruction[-1])
                 stack[-size:] = [tuple(stack[-size:])]
             case "TUPLE":
-                stack, items = below_marks.pop(), tuple(stack)
-                stack.append(items)
+                stack, value = below_marks.pop(), tuple(stack)
+                stack.append(value)
             case "APPEND":
                 item = stack.pop()
                 stack[-1].append(item)
@@ -172,7 +172,7 @@ CONSTANTS = {
 
 
 def _instructions(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    """Name and argument of one after another; Unreadable where a pickle ends too early."""
+    """Yields names and arguments; raises Unreadable if the pickle ends too early."""
     instructions = pickletools.genops(file)
     try:
         for opcode, arg, _ in instructions:
@@ -232,7 +232,7 @@ def _storage(pid: Any) -> Storage:
 
 
 def _rebuild(function: str, args: tuple) -> Any:
-    """What a function of SKIPPED or TENSORS would return."""
+    """The value that a function of SKIPPED or TENSORS would return."""
     if len(args) > MOST_ARGUMENTS:
         raise TypeError("too many arguments")
     match function:
@@ -256,7 +256,7 @@ def _rebuild(function: str, args: tuple) -> Any:
 
 
 def shown(name: Any) -> str:
-    """A name from a file as a person can read it: short, on one line, nothing hidden."""
+    """A name from a file, readable: short, on one line, with nothing invisible."""
     if type(name) is not str:
         return str(name) if is_number(name) else f"a {type(name).__name__}"
     short = name if len(name) <= 80 else f"{name[:60]} ... {name[-16:]}"

@@ -1,5 +1,5 @@
-"""ResNet-18, -34 and -50 (He et al. 2015, arXiv 1512.03385), "v1.5": the stride of a bottleneck is
-in its 3x3 convolution, as in torchvision.
+"""ResNet-18, -34 and -50 (He et al. 2015, arXiv 1512.03385), "v1.5": a bottleneck's stride is in
+its 3x3 convolution, as in torchvision.
 
 Two stems: ImageNet's (7x7 and max-pool, both at stride 2) and the one for 32x32 images (3x3 at
 stride 1, no pooling) of CRD's and AFD's benchmarks.
@@ -43,13 +43,13 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Four stages of residual blocks; called as `models.create` says.
+    """Four stages of residual blocks; signature as in `models.create`.
 
     Taps of 224x224 images: stem 112x112 (before the max-pool), stage1 56x56 .. stage4 7x7, and
     every block. With the small stem, of 32x32 images: stem and stage1 32x32 .. stage4 4x4.
 
     Attributes:
-      blocks: how many blocks each stage has.
+      blocks: number of blocks in each stage.
       block: BasicBlock or Bottleneck.
       small_stem: for 32x32 images.
     """

@@ -1,7 +1,7 @@
 """ResNets for small images: 6n+2 layers in three stages (He et al. 2015, arXiv 1512.03385, §4.2).
 
-Two shortcuts where a stage begins: "B", a 1x1 convolution with batch norm, as in the networks of
-CRD's benchmark (Tian et al. 2020, arXiv 1910.10699), and "A", subsampling with zeros for the new
+A stage begins with one of two shortcuts: "B", a 1x1 convolution with batch norm, as in the networks
+of CRD's benchmark (Tian et al. 2020, arXiv 1910.10699), or "A", subsampling with zeros for the new
 channels, as in the original.
 """
 
@@ -46,7 +46,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNetCifar(nn.Module):
-    """ResNet-`depth` for small images; called as `models.create` says.
+    """ResNet-`depth` for small images; signature as in `models.create`.
 
     Taps of 32x32 images: stem, stage1 32x32, stage2 16x16, stage3 8x8, and every block.
 

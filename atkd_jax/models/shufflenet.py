@@ -3,7 +3,7 @@
 V1: Zhang et al. 2018, arXiv 1707.01083; V2: Ma et al. 2018, arXiv 1807.11164; both as in the
 benchmark (Tian et al. 2020, arXiv 1910.10699; github HobbitLong/RepDistiller
 `models/ShuffleNetv1.py`, `models/ShuffleNetv2.py`): the stem is a 1x1 convolution at stride 1, V1
-has a ReLU after its depthwise convolution, and convolutions start as PyTorch's do.
+has a ReLU after its depthwise convolution, and convolutions are initialised as in PyTorch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flax import linen as nn
 from atkd_jax.nn import layers
 from atkd_jax.types import Array, ModelOut
 
-# U(-1/sqrt(n), 1/sqrt(n)), where n inputs make an output.
+# U(-1/sqrt(n), 1/sqrt(n)) with n the fan-in: PyTorch's default.
 conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 STEM = 24  # channels
@@ -37,8 +37,8 @@ def _matrix_products(x: Array, kernel: Array) -> Array:
 def pointwise(x: Array, kernel: Array) -> Array:
     """A 1x1 convolution in groups, x [B, H, W, C], kernel [1, 1, C / groups, features].
 
-    Its gradient is that of as many matrix products: 10 times faster on CPU than XLA's, while
-    exporters know what to do with a convolution.
+    The gradient is computed as matrix products, 10 times faster on CPU than XLA's; the forward pass
+    stays a convolution, which exporters support.
     """
     return jax.lax.conv_general_dilated(
         x,
@@ -75,12 +75,12 @@ class PointwiseConv(nn.Module):
         return pointwise(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
-# With the same initial values.
+# With the same initialisation.
 DepthwiseConv = partial(layers.DepthwiseConv, kernel_init=conv_init)
 
 
 def shuffle(x: Array, groups: int) -> Array:
-    """Deals the channels of x [..., C] out: the first of each group, the second of each, ..."""
+    """Interleaves the channels of x [..., C]: the first of each group, the second of each, ..."""
     return x.reshape(*x.shape[:-1], groups, -1).swapaxes(-1, -2).reshape(x.shape)
 
 
@@ -91,8 +91,8 @@ def avg_pool(x: Array) -> Array:
 
 
 class V1Block(nn.Module):
-    """1x1 in groups, shuffle, 3x3 depthwise, 1x1 in groups, and a shortcut: the input is added, or,
-    at stride 2, averaged and concatenated. Returns what comes of it before and after the last ReLU.
+    """1x1 in groups, shuffle, 3x3 depthwise, 1x1 in groups, and a shortcut: the input is added or,
+    at stride 2, average-pooled and concatenated. Returns the result before and after the last ReLU.
     """
 
     channels: int
@@ -106,7 +106,7 @@ class V1Block(nn.Module):
         conv = partial(PointwiseConv, dtype=self.dtype)
         norm = partial(layers.batch_norm, train=train, dtype=self.dtype, bn_axis=self.bn_axis)
         new = self.channels - x.shape[-1] if self.stride > 1 else self.channels
-        groups = 1 if x.shape[-1] == STEM else GROUPS  # the stem's channels are too few to part
+        groups = 1 if x.shape[-1] == STEM else GROUPS  # too few channels to split
         y = conv(new // 4, groups, name="conv1")(x)
         y = shuffle(nn.relu(norm(name="bn1")(y)), groups)
         y = DepthwiseConv(self.stride, self.depthwise, self.dtype, name="conv2")(y)
@@ -118,9 +118,9 @@ class V1Block(nn.Module):
 
 
 class V2Block(nn.Module):
-    """The left half of the channels as they are, the right half after 1x1, 3x3 depthwise and 1x1
-    convolutions, shuffled. At stride 2 all channels go left, through 3x3 depthwise and 1x1, and all
-    go right. Returns what comes of it before and after the last ReLU.
+    """Passes the left half of the channels on, convolves the right half (1x1, 3x3 depthwise, 1x1)
+    and shuffles both. At stride 2 both branches see all channels, and the left one has a 3x3
+    depthwise and a 1x1 convolution. Returns the result before and after the last ReLU.
     """
 
     channels: int
@@ -144,24 +144,24 @@ class V2Block(nn.Module):
         right = nn.relu(norm(name="bn1")(conv(name="conv1")(right)))
         right = norm(name="bn2")(depthwise(name="conv2")(right))
         right = norm(name="bn3")(conv(name="conv3")(right))
-        # A left half that is passed on comes from a ReLU: another one does not change it.
+        # A left half that is passed on is a ReLU's output: another ReLU does not change it.
         pre = shuffle(jnp.concatenate([left, right], axis=-1), 2)
         return pre, nn.relu(pre)
 
 
 class ShuffleNet(nn.Module):
-    """Three stages of blocks; called as `models.create` says.
+    """Three stages of blocks; signature as in `models.create`.
 
     Taps of 32x32 images: stem 32x32, stage1 16x16, stage2 8x8, stage3 4x4, and every block, all
-    after their ReLU. The benchmark's f0..f3 are stem..stage3, its f4 is pooled, which in V2 comes
-    after the head; its `preact` ones are stage1_pre..stage3_pre, but that in V2 ours are shuffled
-    like the stages and its are not.
+    after their ReLU. The benchmark's f0..f3 are stem..stage3 and its f4 is pooled, which in V2
+    follows the head; its `preact` features are stage1_pre..stage3_pre, which in V2 are shuffled
+    here, like the stages, and not there.
 
     Attributes:
       block: V1Block or V2Block.
       widths: channels of the three stages.
-      head: channels of a last 1x1 convolution; None is without.
-      depthwise: how to compute depthwise convolutions; exporters want `layers.depthwise_grouped`.
+      head: channels of a last 1x1 convolution; None for none.
+      depthwise: computes depthwise convolutions; exporters need `layers.depthwise_grouped`.
     """
 
     num_classes: int

@@ -1,4 +1,4 @@
-"""How large a network is: parameters, and multiply-accumulates per image."""
+"""Network size: parameters, and multiply-accumulates per image."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from atkd_jax.types import PyTree
 
 
 def count_params(variables: PyTree) -> int:
-    """The number of learned values: of `variables["params"]`, or of a tree of parameters.
+    """The number of values in `variables["params"]`, or in a tree of parameters.
 
-    Batch statistics do not count. Shapes are enough: `jax.ShapeDtypeStruct`s will do.
+    Batch statistics do not count. Leaves may be `jax.ShapeDtypeStruct`s.
     """
     return sum(math.prod(x.shape) for x in jax.tree.leaves(variables.get("params", variables)))
 
@@ -23,7 +23,7 @@ def count_params(variables: PyTree) -> int:
 def count_macs(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Multiply-accumulates of convolutions and matrix products for one image in evaluation.
 
-    The usual count of papers: no batch norm, activations, additions or pooling. Nothing is computed
+    Counted as in papers: without batch norm, activations, additions or pooling. Nothing is computed
     or compiled.
 
     Args:
@@ -50,7 +50,9 @@ def _equation_macs(eqn: Any) -> int:
             (contracted, _), _ = eqn.params["dimension_numbers"]
             a = eqn.invars[0].aval.shape
             return math.prod(eqn.outvars[0].aval.shape) * math.prod(a[i] for i in contracted)
-        case "cond":  # one branch runs; a depthwise convolution's other branch has none of the two
+        case (
+            "cond"
+        ):  # one branch runs; of a depthwise convolution's two, only one has such operations
             return max(inner)
         case "scan":
             return eqn.params["length"] * sum(inner)

@@ -1,42 +1,48 @@
-"""Which of the dictionaries in a checkpoint are the weights of a network."""
+"""Finds the weights of a network among the dictionaries of a checkpoint."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from atkd_jax.models.plain_pickle import Tensor, Unreadable, shown
 
-# An average of the weights over training steps, which lies beside the weights.
+# Names of averages over training steps, which checkpoints hold beside the weights.
 AVERAGED = re.compile(r"(^|[^a-z])(ema|swa|shadow|averaged?|avg)([^a-z]|$)", re.IGNORECASE)
-DEPTH = 4  # of dictionaries in which weights are looked for
+DEPTH = 4  # of nested dictionaries that are searched
 
 
-class Weights(NamedTuple):
-    """What a file holds.
+T = TypeVar("T", Tensor, np.ndarray)
+
+
+class Weights(NamedTuple, Generic[T]):
+    """The weights in a file.
 
     Attributes:
-      tensors: {name: array}, with the names, shapes and dtypes of the file; views, not writable.
-      key: under which they lie in the file, such as "state_dict" or "checkpoint.model"; "" if they
-        are all there is.
-      others: keys of other weights in the file, if nobody said which to read.
+      tensors: {name: array}, with the names, shapes and dtypes of the file; read-only views.
+      key: their key in the file, such as "state_dict" or "checkpoint.model"; "" for the whole file.
+      others: keys of other weights in the file, if no key was given.
     """
 
-    tensors: dict[str, np.ndarray]
+    tensors: dict[str, T]
     key: str
     others: tuple[str, ...]
 
 
-def choose(checkpoint: Any, key: str) -> Weights:
-    """The weights in a nest of dictionaries, with `Tensor`s; arguments and errors: `load_torch`."""
+def choose(checkpoint: Any, key: str) -> Weights[Tensor]:
+    """The weights in nested dictionaries of `Tensor`s; arguments as in `load_torch`.
+
+    Raises:
+      Unreadable: there are none, or several and no key chooses among them.
+    """
     if not isinstance(checkpoint, dict):
         raise Unreadable(f"it holds a {type(checkpoint).__name__}, not a state dict")
     inside = _weights_in(_under(checkpoint, key))
     found = {_joined(key, name): tensors for name, tensors in inside.items()}
-    if key and not found:  # it may be the beginning of names
+    if key and not found:  # it may be a prefix of names
         found = {
             _joined(name, key): part
             for name, tensors in _weights_in(checkpoint).items()
@@ -64,7 +70,7 @@ def choose(checkpoint: Any, key: str) -> Weights:
 
 
 def _under(checkpoint: dict, key: str) -> dict:
-    """What lies under the key "a.b": checkpoint["a"]["b"], ["a.b"], or all names from "a.b." on."""
+    """The value at the key "a.b": checkpoint["a"]["b"], ["a.b"], or all names that begin so."""
     while key:
         parts = key.split(".")
         heads = [".".join(parts[: i + 1]) for i in range(len(parts))]
@@ -82,12 +88,13 @@ def _under(checkpoint: dict, key: str) -> dict:
 
 def _weights_in(checkpoint: dict) -> dict[str, dict[str, Tensor]]:
     """{key: tensors} of the outermost dictionaries that look like a network's; "" is the whole."""
-    found, seen = {}, set()
+    found: dict[str, dict[str, Tensor]] = {}
+    seen: set[int] = set()
     level = {"": checkpoint}
     for _ in range(DEPTH):
         below = {}
         for path, node in level.items():
-            if id(node) in seen:  # one dictionary may lie in many places, or in itself
+            if id(node) in seen:  # a dictionary may occur in many places, or in itself
                 continue
             seen.add(id(node))
             tensors = {

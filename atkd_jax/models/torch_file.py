@@ -1,7 +1,7 @@
 """Reads the tensors of a PyTorch or safetensors file, without PyTorch and without running its code.
 
-What a file is, is seen from its content. Sizes that a file states are believed only where that many
-bytes are there, so that no file costs more memory than its own size and a little.
+The format is detected from the content. A size that a file states is trusted only if that many
+bytes are present, so no file costs much more memory than its own size.
 """
 
 from __future__ import annotations
@@ -53,32 +53,33 @@ SAFETENSORS = {
     "BOOL": np.bool_,
 }
 
-# torch.save began a file with this number as a pickle before PyTorch 1.6, mostly of protocol 2;
-# from protocol 4 on, nine bytes of a frame come before it.
+# Before PyTorch 1.6 torch.save began a file with this number as a pickle, mostly of protocol 2;
+# from protocol 4 on, the nine bytes of a frame precede it.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_NUMBER = b"\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
 LEGACY_START = b"\x80\x02" + LEGACY_NUMBER
 ZIP_START = b"PK\x03\x04"
-MOST_DESCRIPTION = 2**24  # bytes that tell of tensors; of a ResNet-50's 320 it takes 2**16
+MOST_DESCRIPTION = 2**24  # bytes that describe tensors; the 320 of a ResNet-50 take 2**16
 AGAIN = "download or copy it again"
 
 
-def load_torch(path: str | Path, key: str = "") -> Weights:
+def load_torch(path: str | Path, key: str = "") -> Weights[np.ndarray]:
     """The weights in a file.
 
-    A network's weights are a dictionary with tensors that have a dot in their names, as in
-    "conv1.weight". If a checkpoint holds several, the one is read that is no average of another.
+    A network's weights are a dictionary of tensors with a dot in their names, as in "conv1.weight".
+    If a checkpoint holds several, the one that is not a moving average of another is read.
 
     Args:
       path: a file of safetensors or of torch.save (either format), under any name.
-      key: what to read in it, such as "state_dict_ema", or the beginning of names, "teacher" of
-        "teacher.conv1.weight"; keys in each other are joined by dots.
+      key: of the weights in the file, such as "state_dict_ema", or a prefix of their names,
+        "teacher" of "teacher.conv1.weight"; nested keys are joined by dots.
 
     Raises:
-      UserError: there is no such file, it is damaged or of another kind, it holds no weights, more
-        than one choice of them or none under `key`, or it wants to do more than rebuild tensors.
+      UserError: there is no such file, it is damaged or of another format, it holds no weights,
+        more than one choice of them or none under `key`, or it would run code.
     """
     path = Path(path)
+    cause: Exception
     try:
         return READERS[_kind(path)](path, key)
     except Unreadable as error:
@@ -87,13 +88,13 @@ def load_torch(path: str | Path, key: str = "") -> Weights:
         cause, reason = error, "there is too little memory for it"
     except OSError as error:
         cause, reason = error, error.strerror or f"it is damaged; {AGAIN}"
-    except Exception as error:  # NumPy, zipfile, json and the pickle's machine at a damaged file
+    except Exception as error:  # of NumPy, zipfile, json or `plain_pickle` for a damaged file
         cause, reason = error, f"it is damaged; {AGAIN}"
     raise UserError(f"cannot read weights from {path}: {reason}") from cause
 
 
 def check_kind(path: Path) -> None:
-    """Raises UserError if a file does not begin as weights do; reads no more than that."""
+    """Raises UserError unless a file begins as weights do; reads only that beginning."""
     try:
         _kind(path)
     except Unreadable as error:
@@ -135,7 +136,7 @@ def _kind(path: Path) -> str:
     )
 
 
-def _read_zip(path: Path, key: str) -> Weights:
+def _read_zip(path: Path, key: str) -> Weights[np.ndarray]:
     with _Bounded(io.FileIO(path)) as file:
         try:
             archive = zipfile.ZipFile(file)
@@ -172,7 +173,7 @@ def _read_zip(path: Path, key: str) -> Weights:
 
 
 class _Bounded(io.BufferedReader):
-    """A file that is never asked for more than `most` bytes at once, whatever it says of itself."""
+    """A file that refuses reads of more than `most` bytes, whatever sizes it states."""
 
     most = MOST_DESCRIPTION
 
@@ -182,7 +183,7 @@ class _Bounded(io.BufferedReader):
         return super().read(size)
 
 
-def _read_legacy(path: Path, key: str) -> Weights:
+def _read_legacy(path: Path, key: str) -> Weights[np.ndarray]:
     """Five pickles (magic number, version, machine, checkpoint, storage keys), then storages."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -216,8 +217,8 @@ def _read_legacy(path: Path, key: str) -> Weights:
     return _with_numbers(found, storages)
 
 
-def _read_safetensors(path: Path, key: str) -> Weights:
-    """A length, a JSON dictionary of so many bytes, and numbers."""
+def _read_safetensors(path: Path, key: str) -> Weights[np.ndarray]:
+    """A length, a JSON dictionary of that many bytes, and the numbers."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -272,9 +273,11 @@ def _type(table: Mapping[str, Any], name: str) -> Any:
     return table[name]
 
 
-def _with_numbers(found: Weights, storages: Mapping[str, bytes | memoryview]) -> Weights:
+def _with_numbers(
+    found: Weights[Tensor], storages: Mapping[str, bytes | memoryview]
+) -> Weights[np.ndarray]:
     arrays = {k: _array(x, storages[x.storage.key]) for k, x in found.tensors.items()}
-    return found._replace(tensors=arrays)
+    return Weights(arrays, found.key, found.others)
 
 
 def _array(tensor: Tensor, storage: bytes | memoryview) -> np.ndarray:

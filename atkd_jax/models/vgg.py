@@ -1,7 +1,7 @@
 """VGG for small images (Simonyan & Zisserman 2015, arXiv 1409.1556), with batch norm.
 
 The networks of CRD's benchmark (Tian et al. 2020, arXiv 1910.10699; github HobbitLong/RepDistiller
-`models/vgg.py`): one linear layer follows the convolutions, as there is little left to flatten.
+`models/vgg.py`): a single linear layer follows the convolutions.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class ConvBlock(nn.Module):
 
 
 class VGG(nn.Module):
-    """VGG with as many layers as `convs` says, and one; called as `models.create` says.
+    """VGG with sum(convs) + 1 layers; signature as in `models.create`.
 
     Taps of 32x32 images: stem 32x32 (the first group of convolutions), stage1 16x16, stage2 8x8,
     stage3 and stage4 4x4, and every convolution as a block; all after their ReLU and before the
     max-pool that follows. The benchmark's f0..f4 are stem..stage4, its f5 is pooled; its `preact`
-    ones are stage1_pre..stage4_pre.
+    features are stage1_pre..stage4_pre.
 
     Attributes:
-      convs: how many convolutions each of the five groups has.
+      convs: number of convolutions in each of the five groups.
     """
 
     num_classes: int

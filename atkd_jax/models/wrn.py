@@ -13,7 +13,7 @@ from atkd_jax.types import Array, ModelOut
 
 
 class WideBlock(nn.Module):
-    """conv(relu(bn(conv(relu(bn(x)))))) + shortcut, the activation first.
+    """conv(relu(bn(conv(relu(bn(x)))))) + shortcut: pre-activation.
 
     Returns the first batch norm's output, which completes the previous block, and the sum.
     """
@@ -38,15 +38,15 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-`depth`-`widen` for small images, without dropout; called as `models.create` says.
+    """WRN-`depth`-`widen` for small images, without dropout; signature as in `models.create`.
 
-    Taps of 32x32 images: stem, the first convolution as it is; stage1 32x32, stage2 16x16 and
-    stage3 8x8, the sums that leave a group; their `_pre` twins, the same after the batch norm that
+    Taps of 32x32 images: stem, the first convolution's output; stage1 32x32, stage2 16x16 and
+    stage3 8x8, the sums that end a group; their `_pre` twins, the same after the batch norm that
     follows; and every block's output after that batch norm and its ReLU.
 
     Attributes:
       depth: 6n+4.
-      widen: the factor on the widths 16, 32, 64.
+      widen: multiplies the widths 16, 32, 64.
     """
 
     num_classes: int

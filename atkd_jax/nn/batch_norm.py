@@ -1,4 +1,4 @@
-"""Batch normalisation whose variance is right however far from zero the mean is."""
+"""Batch normalisation whose variance stays accurate where the mean is far from zero."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ MOMENTUM = 0.9  # PyTorch's 0.1
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe & Szegedy 2015, arXiv 1502.03167), as PyTorch has it.
+    """Batch normalisation (Ioffe & Szegedy 2015, arXiv 1502.03167) with PyTorch's constants.
 
     Parameters and statistics have the names and shapes of `flax.linen.BatchNorm` and are float32;
     the running variance is the biased one.
 
-    What it adds to flax's is a variance that is right where the mean is far from zero: flax's fast
-    one, E[x^2] - E[x]^2, is wrong by 0.2 % where the mean is 100 deviations away, by 10 % and more
-    at 1000; its other, E[(x - E[x])^2], slows a TPU down. See `moments`.
+    Unlike Flax's, its variance is accurate where the mean is far from zero. Flax's fast variance,
+    E[x^2] - E[x]^2, is wrong by 0.2 % if the mean is 100 standard deviations from zero and by 10 %
+    or more at 1000; its other one, E[(x - E[x])^2], slows down a TPU. See `moments`.
 
     Attributes:
-      use_running_average: whether to normalise with the running statistics, in evaluation, or with
-        the batch's, which also update the running ones.
-      axis: of the features; all other axes are averaged over.
+      use_running_average: normalises with the running statistics (evaluation) instead of the
+        batch's, which also update the running ones (training).
+      axis: feature axes; all others are averaged over.
       axis_name: the device axis over which the batch's statistics are averaged.
-      dtype: of the result; by default that of x with the parameters', so at least float32.
+      dtype: of the result; by default x's promoted with the parameters', so at least float32.
     """
 
     use_running_average: bool
@@ -67,11 +67,12 @@ def moments(
 ) -> tuple[Array, Array]:
     """Mean and biased variance of x over `axes` and over the device axis, in float32.
 
-    Around the mean on CPU, where a pass over x to find it costs less than 2 % of a step. Elsewhere
-    around `running`, the running mean, which is known before x: XLA for TPU then takes the sums
-    while the convolution writes x, and one all-reduce; a look at x beforehand costs 15 % of a
-    ResNet-20's step there, by the compiler's estimate. The variance is as exact once the running
-    mean is within some deviations of the mean; before, which is in the first steps, it is flax's.
+    On CPU the sums are taken around the mean; the extra pass over x that computes it costs less
+    than 2 % of a step. Elsewhere they are taken around `running`, the running mean, which is
+    available before x: XLA for TPU then fuses the sums into the convolution that writes x and needs
+    one all-reduce, whereas an extra pass costs 15 % of a ResNet-20's step by the compiler's
+    estimate. That variance is as accurate once the running mean is within a few standard deviations
+    of the mean; until then, in the first steps, it is as accurate as Flax's.
     """
 
     def own(x, running):
@@ -89,10 +90,10 @@ def moments(
 def moments_around(
     centre: Array, x: Array, axes: tuple[int, ...], axis_name: str | None
 ) -> tuple[Array, Array]:
-    """The same from one pass, d = x - centre: centre + E[d], E[d^2] - E[d]^2.
+    """The same from one pass over d = x - centre: centre + E[d] and E[d^2] - E[d]^2.
 
-    It holds for every constant `centre`. Rounding makes the variance wrong by about
-    1e-7 (1 + E[d]^2 / variance), relatively.
+    This holds for any constant `centre`. The relative rounding error of the variance is about
+    1e-7 (1 + E[d]^2 / variance).
     """
     d = x - jnp.expand_dims(centre, axes)
     first, second = _over_devices([d.mean(axes), jnp.square(d).mean(axes)], axis_name)

@@ -1,10 +1,10 @@
-"""What a per-device function may ask of the other devices."""
+"""Collective operations that a per-device function may use."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -33,15 +33,14 @@ class Collectives(NamedTuple):
     name: str | None = None
     mean: Callable[[PyTree], PyTree] = _identity
     gather: Callable[[PyTree], PyTree] = _identity
-    index: Callable[[], Array | int] = _zero
+    index: Callable[[], Array | int] = _zero  # type: ignore[assignment]  # hides tuple.index
 
 
 def over(name: str) -> Collectives:
     """Collectives over a named axis of `jax.shard_map`, `jax.pmap` or `jax.vmap`."""
-    gather: Any = functools.partial(jax.lax.all_gather, axis_name=name, axis=0, tiled=True)
     return Collectives(
         name=name,
         mean=functools.partial(jax.lax.pmean, axis_name=name),
-        gather=gather,
+        gather=functools.partial(jax.lax.all_gather, axis_name=name, axis=0, tiled=True),
         index=functools.partial(jax.lax.axis_index, name),
     )

@@ -1,16 +1,17 @@
-"""A convolution whose gradients are written the way that XLA's CPU backend is quick at.
+"""A convolution whose gradients have the layout that XLA's CPU backend is fast at.
 
-XLA has fast code for convolutions on CPU in one order of the axes only: examples first, channels
-last, in the kernel inputs before outputs. What JAX writes for gradients has other orders. XLA
-reorders them, but outside of loops only: inside, a kernel's gradient is some 30 times slower. So on
-CPU both gradients are written in that order here. The results are those of JAX, to the bit; but a
-1x1 kernel's gradient is a matrix product, which takes a third of the time or less. Every layer
-that convolves in training should use it: `nn.Conv(..., conv_general_dilated=conv_cpu_layout)`.
+XLA's CPU backend has fast convolutions for one layout only: NHWC images and HWIO kernels. The
+gradients that JAX derives have other layouts. XLA transposes them, but only outside loops; inside a
+loop a kernel's gradient is about 30 times slower. So on CPU both gradients are written in the fast
+layout here, with JAX's results; only a 1x1 kernel's gradient is a matrix product instead, which
+takes a third of the time or less. Every convolution that is trained should use it:
+`nn.Conv(..., conv_general_dilated=conv_cpu_layout)`.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 
@@ -19,14 +20,14 @@ from atkd_jax.types import Array
 ORDER = ("NHWC", "HWIO", "NHWC")
 
 
-def conv_cpu_layout(x: Array, kernel: Array, strides, padding, **_) -> Array:
-    """What `nn.Conv` calls, where it has one stride, one padding, no groups and no holes."""
+def conv_cpu_layout(x: Array, kernel: Array, strides: Any, padding: Any, **_: Any) -> Array:
+    """For `nn.Conv` with one stride, one padding, no groups and no dilation."""
     return convolution(x, kernel, strides[0], padding[0][0])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution(x: Array, kernel: Array, stride: int, pad: int) -> Array:
-    """x [B, H, W, C] with kernel [k, k', C, D], padded alike on all sides -> [B, H', W', D]."""
+    """x [B, H, W, C], kernel [k, k', C, D], equal padding on all sides -> [B, H', W', D]."""
     return _plain(x, kernel, stride, pad)
 
 
@@ -58,10 +59,10 @@ convolution.defvjp(_forward, _backward)
 
 
 def input_gradient(g: Array, kernel: Array, size: tuple[int, int], stride: int, pad: int) -> Array:
-    """The gradient by what was convolved, [B, H, W, C]: a convolution with the mirrored kernel.
+    """Gradient with respect to the input, [B, H, W, C]: a convolution with the flipped kernel.
 
     Args:
-      g: [B, H', W', D], the gradient by the result.
+      g: [B, H', W', D], gradient with respect to the output.
       size: (H, W).
     """
     before = [k - 1 - pad for k in kernel.shape[:2]]
@@ -77,11 +78,11 @@ def input_gradient(g: Array, kernel: Array, size: tuple[int, int], stride: int, 
 
 
 def kernel_gradient(x: Array, g: Array, k: tuple[int, int], stride: int, pad: int) -> Array:
-    """The gradient by the kernel, [*k, C, D]: x convolved with g, the sum being over examples.
+    """Gradient with respect to the kernel, [*k, C, D]: x convolved with g, summed over examples.
 
     Args:
-      x: [B, H, W, C], what was convolved.
-      g: [B, H', W', D], the gradient by the result.
+      x: [B, H, W, C], the input.
+      g: [B, H', W', D], gradient with respect to the output.
     """
     if k == (1, 1) and not pad:
         x = x[:, ::stride, ::stride]
@@ -93,5 +94,5 @@ def kernel_gradient(x: Array, g: Array, k: tuple[int, int], stride: int, pad: in
         ((pad, pad),) * 2,
         rhs_dilation=(stride, stride),
         dimension_numbers=ORDER,
-    )  # [C, k.., k.., D]: longer than k where a stride has left the last rows out
+    )  # [C, k.., k.., D]: larger than k where a stride skips the last rows
     return full[:, : k[0], : k[1]].transpose(1, 2, 0, 3)

@@ -1,7 +1,7 @@
-"""The layers that every network is made of, with PyTorch's padding, statistics and initial values.
+"""The layers that all networks share, with PyTorch's padding, statistics and initialisation.
 
-Images and features are NHWC. `dtype` is what a layer computes in; parameters and batch statistics
-are float32 always.
+Images and features are NHWC. `dtype` is the compute dtype; parameters and batch statistics are
+always float32.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from atkd_jax.nn.batch_norm import BatchNorm
 from atkd_jax.nn.conv import conv_cpu_layout
 from atkd_jax.types import Array
 
-# N(0, 2 / (k^2 C_out)), not truncated: He et al. 2015, arXiv 1502.01852, by the outputs.
+# N(0, 2 / (k^2 C_out)), not truncated: He et al. 2015, arXiv 1502.01852, with fan-out.
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def conv(features: int, kernel: int, stride: int = 1, *, dtype: Any, name: str) -> nn.Conv:
-    """A `kernel` x `kernel` convolution without bias, padded alike on both sides.
+    """A `kernel` x `kernel` convolution without bias, with equal padding on both sides.
 
     'SAME' would pad only the far side at stride 2, which is a different network.
     """
@@ -44,28 +44,40 @@ def conv(features: int, kernel: int, stride: int = 1, *, dtype: Any, name: str) 
 def batch_norm(*, train: bool, dtype: Any, bn_axis: str | None, name: str) -> BatchNorm:
     """Batch normalisation over all axes but the channels.
 
-    In training the batch's statistics are averaged over the device axis `bn_axis`, if there is one;
-    in evaluation the running ones are used.
+    Training uses the batch's statistics, averaged over the device axis `bn_axis` if given;
+    evaluation uses the running ones.
     """
     return BatchNorm(use_running_average=not train, axis_name=bn_axis, dtype=dtype, name=name)
 
 
-def linear(x: Array, features: int, *, name: str, **init: Callable[..., Array]) -> Array:
-    """The classifier, [B, C] -> [B, features], in float32 whatever the network computes in.
+def linear(
+    x: Array,
+    features: int,
+    *,
+    name: str,
+    kernel_init: Callable[..., Array] | None = None,
+    bias_init: Callable[..., Array] | None = None,
+) -> Array:
+    """The classifier, [B, C] -> [B, features], always in float32.
 
-    Weights and biases start as PyTorch's Linear does, U(-1/sqrt(C), 1/sqrt(C)), unless
-    `kernel_init` or `bias_init` says otherwise.
+    Weights and biases are initialised as in PyTorch's Linear, U(-1/sqrt(C), 1/sqrt(C)), unless
+    `kernel_init` or `bias_init` is given.
     """
     uniform = ops.torch_uniform_init(x.shape[-1])
-    init = {"kernel_init": uniform, "bias_init": uniform} | init
-    return nn.Dense(features, dtype=jnp.float32, name=name, **init)(x)
+    return nn.Dense(
+        features,
+        dtype=jnp.float32,
+        kernel_init=kernel_init or uniform,
+        bias_init=bias_init or uniform,
+        name=name,
+    )(x)
 
 
 def max_pool(x: Array) -> Array:
     """3x3 max-pool at stride 2, padded by 1, of a ReLU's output x [B, H, W, C].
 
-    As x >= 0, padding with zeros is padding with -inf, and zeros survive the exporters: padding
-    inside of the pooling breaks int8 TFLite and is dropped by ONNX's, which wants the keywords too.
+    As x >= 0, zero padding equals padding with -inf, and it survives export: padding inside the
+    pooling breaks int8 TFLite and is dropped by the ONNX exporter, which also needs the keywords.
     """
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
@@ -77,7 +89,7 @@ def global_avg_pool(x: Array) -> Array:
 
 
 def dropout(x: Array, rng: Array, rate: float) -> Array:
-    """Sets a part `rate` of x [B, C] to zero and scales up the rest; `rng` is [B] keys."""
+    """Zeroes a fraction `rate` of x [B, C] and rescales the rest; `rng` holds B keys."""
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(rng)
     return jnp.where(keep, x / (1 - rate), 0.0)
 
@@ -116,7 +128,7 @@ def _shift_add(x: Array, kernel: Array, stride: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise_shifted(x: Array, kernel: Array, stride: int) -> Array:
-    """The same as nine multiply-adds of shifted images."""
+    """The same convolution as nine multiply-adds of shifted images."""
     return _shift_add(x, kernel, stride)
 
 
@@ -127,8 +139,8 @@ def _forward(x, kernel, stride):
 def _backward(stride, residuals, g):
     x, kernel = residuals
 
-    # Image by image: the nine products of one image stay in the cache, those of a batch do not, and
-    # this sum is what takes the time.
+    # One image at a time: its nine products stay in the cache, those of a batch do not, and this
+    # sum dominates the cost.
     def add(total, image_and_g):
         image, g = image_and_g
         products = [
@@ -145,7 +157,7 @@ depthwise_shifted.defvjp(_forward, _backward)
 
 
 def depthwise(x: Array, kernel: Array, stride: int) -> Array:
-    """Shifted on CPU, where XLA's grouped convolution is some 50 times slower; else grouped."""
+    """Shifted on CPU, where XLA's grouped convolution is about 50 times slower; else grouped."""
     return jax.lax.platform_dependent(
         x,
         kernel,
@@ -155,11 +167,11 @@ def depthwise(x: Array, kernel: Array, stride: int) -> Array:
 
 
 class DepthwiseConv(nn.Module):
-    """A 3x3 convolution of every channel with its own filter, without bias, padded by 1.
+    """A 3x3 depthwise convolution without bias, padded by 1.
 
     Attributes:
       stride: 1 or 2.
-      compute: how; all ways have the same parameters and results.
+      compute: the implementation; all have the same parameters and results.
     """
 
     stride: int

@@ -1,4 +1,4 @@
-"""The script for devices sees the pixels that evaluation saw, of every kind of image file."""
+"""The examples: the script for devices sees what evaluation saw; methods train in any loop."""
 
 import importlib.util
 import json
@@ -12,6 +12,7 @@ from PIL import Image
 
 from atkd_jax import data
 from atkd_jax.data import preparation
+from examples import own_loop
 
 CLASSIFY = Path(__file__).parent.parent / "examples/device/classify.py"
 info = importlib.util.spec_from_file_location("classify", CLASSIFY)
@@ -75,3 +76,10 @@ def test_what_has_another_size_covers_the_images_of_memory(tmp_path, shape, resi
     plan = {"cover": [30, 40], "crop": [30, 40]}
     expected = Image.open(path).resize(resized, Image.Resampling.BILINEAR).crop(box)
     np.testing.assert_array_equal(classify.prepare(path, plan), np.asarray(expected))
+
+
+@pytest.mark.slow
+def test_methods_train_in_a_loop_of_ones_own():
+    teacher_variables, _ = own_loop.fit(own_loop.TEACHER, {}, None, epochs=0)  # as initialised
+    _, losses = own_loop.fit(own_loop.STUDENT, own_loop.METHODS, teacher_variables, epochs=1)
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])

@@ -117,3 +117,12 @@ def test_the_example_of_the_docstring_is_right():
     names = {"teacher_variables": jax.eval_shape(teacher.init, jax.random.key(0), image)}
     exec(code, names)
     assert {"loss", "ce", "kd", "top1"} == set(names["metrics"])
+
+
+def test_every_golden_file_is_described():
+    folder = ROOT / "tests" / "golden"
+    described = re.findall(r"[\w.]+", (folder / "README.md").read_text())
+    missing = {path.stem for path in folder.glob("*.npz")} - {
+        name.removesuffix(".npz") for name in described
+    }
+    assert not missing

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from atkd_jax import methods
-from atkd_jax.methods import Extras
+from atkd_jax.methods import Context, Extras
 from atkd_jax.methods.afd import Attention, attend
 from atkd_jax.types import ModelOut
 
@@ -32,13 +32,18 @@ METHOD = methods.create("rtk", dim=8)
 EXTRAS = METHOD.init(KEY, T, S, None)
 
 
+def loss_of(method, t=T, s=S):
+    """(extras, step=0) -> LossOut, compiled."""
+    return jax.jit(lambda extras, step=0: method.loss(extras, t, s, None, Context(KEY, step)))
+
+
 def loss_and_grad(method, extras, t, s):
     """(LossOut, gradients of the loss to the parameters and to the student)."""
 
     @jax.jit
     def run(params, s):
         def loss(params, s):
-            out = method.loss(Extras(params, extras.state), t, s, None, None)
+            out = method.loss(Extras(params, extras.state), t, s, None, Context(KEY))
             return out.loss, out
 
         return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, s)
@@ -47,9 +52,8 @@ def loss_and_grad(method, extras, t, s):
     return out, grads
 
 
-@functools.cache
-def attention(query_relu=False):
+def attention(query_relu=False, s=S):
     """[B, T, S]."""
     module = functools.partial(attend, Attention(8, query_relu))
-    inputs = list(T.feats.values()), list(S.feats.values())
+    inputs = list(T.feats.values()), list(s.feats.values())
     return np.asarray(jax.jit(module)(EXTRAS.params, EXTRAS.state["batch_stats"], *inputs)[0])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from atkd_jax import methods
-from atkd_jax.methods import Extras, crd
+from atkd_jax.methods import Context, Extras, crd
 from atkd_jax.types import Batch, DataInfo, ModelOut
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -126,7 +126,7 @@ def test_banks_and_z_get_no_gradient_and_both_embeddings_do():
     def grads(params, banks):
         def loss(params, banks):
             inside = Extras(params, extras.state | banks)
-            return method.loss(inside, t, s, batch, KEY).loss
+            return method.loss(inside, t, s, batch, Context(KEY)).loss
 
         return jax.grad(loss, argnums=(0, 1))(params, banks)
 
@@ -152,7 +152,7 @@ def test_examples_that_do_not_fit_at_once_change_nothing(monkeypatch):
 
     def loss_and_grads():
         def loss(params):
-            return method.loss(Extras(params, extras.state), t, s, batch, KEY).loss
+            return method.loss(Extras(params, extras.state), t, s, batch, Context(KEY)).loss
 
         return jax.jit(jax.value_and_grad(loss))(extras.params)
 
@@ -217,7 +217,7 @@ def test_published_size_fits_in_two_gib(n):
     @jax.jit
     def step(params, state, batch, rng):
         def loss(params):
-            out = method.loss(Extras(params, state), x, x, batch, rng)
+            out = method.loss(Extras(params, state), x, x, batch, Context(rng))
             return out.loss, out.state
 
         return jax.value_and_grad(loss, has_aux=True)(params)

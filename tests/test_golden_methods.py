@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from atkd_jax import methods
-from atkd_jax.methods import Extras
+from atkd_jax.methods import Context, Extras
 from atkd_jax.types import Batch, ModelOut
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -115,7 +115,7 @@ def test_method_agrees_with_the_authors_code(case):
     def loss_and_grad(extras, t, s, batch):
         def loss(s):
             outs = model_out(case.taps, t), model_out(case.taps, s)
-            return case.method.loss(extras, *outs, batch, jax.random.key(0)).loss
+            return case.method.loss(extras, *outs, batch, Context(jax.random.key(0))).loss
 
         return jax.value_and_grad(loss)(s)
 

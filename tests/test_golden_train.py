@@ -7,6 +7,7 @@ are two to three times the largest distance of the six, which the tests name; an
 otherwise.
 """
 
+import functools
 from pathlib import Path
 
 import chex
@@ -15,12 +16,11 @@ import numpy as np
 import pytest
 
 from atkd_jax import methods, models
-from atkd_jax.data.augment import Augment
 from atkd_jax.models.convert import to_flax
 from atkd_jax.models.network import Network
 from atkd_jax.training import optim
 from atkd_jax.training.objective import Objective, Term
-from atkd_jax.training.step import init_state, make_train_step
+from atkd_jax.training.step import TrainStep
 from atkd_jax.types import Batch, DataInfo
 
 GOLDEN = Path(__file__).parent / "golden" / "train_kd_at.npz"
@@ -56,25 +56,23 @@ def followed(golden):
     info = DataInfo("golden", (32, 32, 3), tuple("abcdefghij"), 640, 0, mean, std)
     key = jax.random.key(0)
 
-    def start():
-        return init_state(student, teacher, objective, tx, info, 32, key)
-
+    train_step = TrainStep(student, teacher, objective, tx, steps_per_epoch=20)
     image = np.zeros((1, 32, 32, 3), np.float32)
-    master = variables(
+    teacher_variables = variables(
         golden, "teacher.", "resnet14", jax.eval_shape(teacher.module.init, key, image)
     )
-    state = jax.jit(start)()
+    state = jax.jit(functools.partial(train_step.init, info=info, batch_size=32))(key)
     own = {"params": state.params["student"], "batch_stats": state.batch_stats}
     given = variables(golden, "student.", "resnet8", own)
     state = state.replace(
         params=state.params | {"student": given["params"]}, batch_stats=given["batch_stats"]
     )
-    step = jax.jit(make_train_step(student, teacher, objective, tx, Augment()))
+    step = jax.jit(lambda *args: train_step(*args))
     losses = []
     for i, (images, labels) in enumerate(zip(golden["image"], golden["label"], strict=True)):
         index = np.arange(32, dtype=np.int32) + 32 * i
         batch = Batch(images, labels.astype(np.int32), index)
-        state, metrics = step(state, master, batch, key)
+        state, metrics = step(state, teacher_variables, batch, key)
         losses.append([float(metrics[part]) for part in ("loss", "ce", "kd", "at")])
     after = {"params": state.params["student"], "batch_stats": state.batch_stats}
     expected = variables(golden, "student_after.", "resnet8", after)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from atkd_jax import methods, models
-from atkd_jax.methods import Extras
+from atkd_jax.methods import Context, Extras
 from atkd_jax.methods.self_attention import attention_maps
 from atkd_jax.types import Batch, ModelOut
 
 KEY = jax.random.key(0)
+CTX = Context(KEY)
 
 
 def noise(seed, *shape):
@@ -30,7 +31,7 @@ def labels(label):
 
 
 def loss_of(method, t, s, extras=None, batch=None):
-    return method.loss(extras or Extras(), t, s, batch, KEY).loss
+    return method.loss(extras or Extras(), t, s, batch, CTX).loss
 
 
 # at
@@ -167,9 +168,9 @@ def test_fitnet_regresses_to_the_teachers_shape_and_carries_its_statistics(stude
     # PyTorch's, which counts the outputs of a transposed convolution.
     bound = np.prod([4, 4, 6] if kernel[0] == 4 else kernel[:3]) ** -0.5
     assert 0.8 * bound < np.abs(conv).max() <= bound
-    loss = jax.jit(fitnet.loss)
-    one = loss(extras, t, s, None, KEY)
-    two = loss(Extras(extras.params, one.state), t, s, None, KEY)
+    loss = jax.jit(lambda extras: fitnet.loss(extras, t, s, None, CTX))
+    one = loss(extras)
+    two = loss(Extras(extras.params, one.state))
     # A tenth of the way from zero to the batch's mean, and a tenth of the rest.
     np.testing.assert_allclose(two.state["bn"]["mean"], 1.9 * one.state["bn"]["mean"], rtol=1e-5)
     assert np.all(one.state["bn"]["mean"] != 0)

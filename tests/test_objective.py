@@ -1,13 +1,24 @@
+"""The loss of a step: its parts, their weights, and state that is equal on all devices."""
+
+import dataclasses
+
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-from atkd_jax.methods import create
-from atkd_jax.methods.base import Extras
+from atkd_jax.methods import Context, Extras, LossOut, Method, create
+from atkd_jax.models.network import Network
+from atkd_jax.nn import collectives
 from atkd_jax.nn.ops import cross_entropy
 from atkd_jax.training.objective import Objective, Term
-from atkd_jax.types import Batch, ModelOut
+from atkd_jax.training.step import TrainStep
+from atkd_jax.types import Batch, DataInfo, ModelOut
 
 
 def outputs(seed):
@@ -22,7 +33,7 @@ NOTHING = Extras({"kd": {}, "at": {}}, {"kd": {}, "at": {}})
 
 
 def loss_of(objective, s=S, step=0):
-    return objective.loss(NOTHING, T, s, BATCH, jax.random.key(0), jnp.int32(step))
+    return objective.loss(NOTHING, T, s, BATCH, Context(jax.random.key(0), jnp.int32(step)))
 
 
 def test_cross_entropy_is_minus_the_mean_log_probability_of_the_label():
@@ -53,7 +64,7 @@ def test_nothing_flows_into_the_teacher():
     objective = Objective(0.1, terms)
 
     def of(t, s):
-        return objective.loss(NOTHING, t, s, BATCH, jax.random.key(0), jnp.int32(0))[0]
+        return objective.loss(NOTHING, t, s, BATCH, Context(jax.random.key(0)))[0]
 
     to_teacher, to_student = jax.grad(of, argnums=(0, 1))(T, S)
     assert all(not np.any(g) for g in jax.tree.leaves(to_teacher))
@@ -80,3 +91,66 @@ def test_label_smoothing_is_for_the_cross_entropy_alone():
 def test_label_smoothing_that_is_no_share_is_refused():
     with pytest.raises(ValueError, match="label_smoothing 1.0 is not in 0..1"):
         Objective(label_smoothing=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunningMean(Method):
+    """Draws features to a running mean of them, which each device knows of its own examples."""
+
+    def init(self, rng, t, s, data):
+        return Extras(state={"mean": jnp.zeros(s.feats["pooled"].shape[-1]), "steps": jnp.int32(0)})
+
+    def loss(self, extras, t, s, batch, ctx):
+        pooled, mean = s.feats["pooled"], extras.state["mean"]
+        loss = jnp.square(pooled - mean[None]).mean()
+        mean = 0.5 * mean + 0.5 * pooled.mean(axis=0)
+        return LossOut(loss, {"mean": mean, "steps": ctx.step + 1})
+
+
+class Tiny(nn.Module):
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, x, train=False, rng=None):
+        pooled = nn.tanh(nn.Dense(5)(x.reshape(len(x), -1)))
+        return ModelOut(nn.Dense(self.num_classes)(pooled), {"pooled": pooled})
+
+
+def test_state_that_devices_compute_from_their_own_examples_is_that_of_one_device():
+    """And so is the student that learns from it, over three steps."""
+    info = DataInfo("fake", (4, 4, 3), tuple("abc"), 24, 24, (0.5,) * 3, (0.25,) * 3)
+    student = Network(Tiny(), info.mean, info.std)
+    objective = Objective(1.0, {"own": Term(5.0, RunningMean())})
+    one = TrainStep(student, None, objective, optax.sgd(0.5), steps_per_epoch=3)
+    four = dataclasses.replace(one, axis=collectives.over("devices"))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 8, 4, 4, 3)).astype(np.uint8)
+    batches = [Batch(x, np.arange(8, dtype=np.int32) % 3, np.arange(8)) for x in images]
+    key = jax.random.key(1)
+
+    def stacked(state, batch):
+        state, _ = four(state, (), batch, key)
+        return jax.tree.map(lambda x: x[None], state)
+
+    steps = {
+        "one": jax.jit(lambda state, batch: one(state, (), batch, key)[0]),
+        "four": jax.jit(
+            jax.shard_map(
+                stacked,
+                mesh=Mesh(np.array(jax.devices()[:4]), ("devices",)),
+                in_specs=(P(), P("devices")),
+                out_specs=P("devices"),
+                check_vma=False,
+            )
+        ),
+    }
+    expected = state = one.init(key, info, 8)
+    for batch in batches:
+        expected = steps["one"](expected, batch)
+        every = steps["four"](state, batch)
+        for x in jax.tree.leaves(every):
+            np.testing.assert_array_equal(x, np.stack([x[0]] * 4))
+        state = jax.tree.map(lambda x: x[0], every)
+        chex.assert_trees_all_close(state, expected, rtol=1e-5, atol=1e-6)
+    assert state.method_state["own"]["steps"] == 3
+    assert np.abs(state.method_state["own"]["mean"]).max() > 0.1

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from atkd_jax.nn import ops
-from atkd_jax.types import ModelOut
 
 
 def test_l2_normalize_gives_unit_vectors_along_any_axes():
@@ -71,54 +70,6 @@ def test_pool_to_smaller_pools_only_the_larger_map():
     a, b = ops.pool_to_smaller(large, small)
     assert a.shape == (2, 4, 6, 3)
     np.testing.assert_array_equal(b, small)
-
-
-def outputs(*taps, classes=10):
-    return ModelOut(
-        jax.ShapeDtypeStruct((2, classes), jnp.float32),
-        {tap: jax.ShapeDtypeStruct((2, 4, 4, len(tap)), jnp.float32) for tap in taps},
-    )
-
-
-def test_taps_are_the_common_stages_from_the_front():
-    t = outputs("stem", "stage1", "stage2", "stage2_pre", "stage3", "block1", "pooled")
-    s = outputs("stem", "stage1", "stage2", "pooled")
-    assert ops.stage_names(t.feats) == ("stage1", "stage2", "stage3")
-    pairs = ops.tap_pairs("at", t, s)
-    assert pairs == [(t.feats[tap], s.feats[tap]) for tap in ("stage1", "stage2")]
-    assert ops.last_stages("sp", t, s) == (t.feats["stage3"], s.feats["stage2"])
-
-
-def test_a_missing_tap_is_named_with_those_there_are():
-    t, s = outputs("stage1", "stage2", "block1"), outputs("stage1", "block1")
-    with pytest.raises(ValueError, match="^at: the student has no tap stage2; it has stage1$"):
-        ops.tap_pairs("at", t, s, ("stage1", "stage2"))
-    with pytest.raises(ValueError, match="at: there is no stage to compare"):
-        ops.tap_pairs("at", t, outputs("pooled"))
-    with pytest.raises(ValueError, match="sp: the teacher has no stages; it has no taps"):
-        ops.last_stages("sp", outputs(), s)
-
-
-def test_a_method_that_compares_positions_takes_maps_only():
-    """And recommends no feature that it would refuse."""
-    t, s = outputs("stem", "stage1", "pooled"), outputs("stem", "stage1", "pooled")
-    for out in (t, s):
-        out.feats["pooled"] = jax.ShapeDtypeStruct((2, 6), jnp.float32)
-    assert len(ops.map_pairs("at", t, s, ("stem", "stage1"))) == 2
-    with pytest.raises(
-        ValueError, match="^at: pooled is no map of features, .* take one of stem, stage1$"
-    ):
-        ops.map_pairs("at", t, s, ("pooled",))
-    with pytest.raises(
-        ValueError, match="^at: the teacher has no tap stage3; it has stem, stage1$"
-    ):
-        ops.map_pairs("at", t, s, ("stage3",))
-    assert ops.tap_pairs("cc", t, s, ("pooled",))[0][0].ndim == 2
-
-
-def test_networks_with_different_classes_are_refused():
-    with pytest.raises(ValueError, match="kd: the teacher has 100 classes, the student 10"):
-        ops.check_classes("kd", outputs(classes=100), outputs(classes=10))
 
 
 def test_torch_uniform_init_fills_its_interval():

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from atkd_jax import methods
-from atkd_jax.methods import Extras
+from atkd_jax.methods import Context, Extras
 from atkd_jax.methods.reviewkd import hierarchical_context_loss, nearest_resize
 from atkd_jax.types import ModelOut
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+CTX = Context(jax.random.key(0))
 RTOL = 1e-5  # of the loss, and of the largest entry of a gradient; measured: 1e-6
 
 
@@ -56,7 +57,7 @@ def test_reviewkd_agrees_with_the_authors_code():
 
     @jax.jit
     def loss_and_grad(maps):
-        return jax.value_and_grad(lambda m: method.loss(extras, t, out(m), None, None).loss)(maps)
+        return jax.value_and_grad(lambda m: method.loss(extras, t, out(m), None, CTX).loss)(maps)
 
     loss, grads = loss_and_grad(maps)
     np.testing.assert_allclose(loss, d["loss"], rtol=RTOL)

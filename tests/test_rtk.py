@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from blocks import EXTRAS, KEY, METHOD, S, T, attention, loss_and_grad, noise
+from blocks import EXTRAS, KEY, METHOD, S, T, attention, loss_and_grad, loss_of, noise
 
 from atkd_jax import methods
 from atkd_jax.methods import Extras
 from atkd_jax.methods.rtk import soft_pool
 
-pool = jax.jit(soft_pool, static_argnums=1)
+pool = jax.jit(soft_pool, static_argnums=(1, 2))
 
 
 @functools.cache
@@ -113,7 +113,7 @@ def test_queries_pass_a_relu_if_asked():
     expected = jax.nn.softmax(positions).T
     for query_relu in (True, False):
         rtk = methods.create("rtk", dim=8, query_relu=query_relu)
-        out = jax.jit(rtk.loss)(Extras(params, EXTRAS.state), T, S, None, None)
+        out = loss_of(rtk)(Extras(params, EXTRAS.state))
         same = np.allclose(out.metrics["attention"], expected, rtol=1e-5)
         assert same == query_relu
 
@@ -122,7 +122,7 @@ def test_queries_pass_a_relu_if_asked():
 def test_a_single_student_block_gets_all_attention():
     t, s = noise(0, (4, 4, 4), (4, 4, 4)), noise(2, (4, 4, 5))
     extras = METHOD.init(KEY, t, s, None)
-    out = jax.jit(METHOD.loss)(extras, t, s, None, None)
+    out = loss_of(METHOD, t, s)(extras)
     np.testing.assert_array_equal(out.metrics["attention"], np.ones((1, 2)))
     assert out.metrics["representative_keys"] == 2
 
@@ -138,48 +138,59 @@ def test_keys_that_are_not_selected_get_no_gradient():
 
 
 def test_rescaled_loss_is_as_large_as_if_all_keys_were_selected():
-    rescaled = jax.jit(methods.create("rtk", dim=8, rescale=True).loss)(EXTRAS, T, S, None, None)
+    rescaled = loss_of(methods.create("rtk", dim=8, rescale=True))(EXTRAS)
     out, _ = plain()
     expected = out.loss * 3 / out.metrics["representative_keys"]
     np.testing.assert_allclose(rescaled.loss, expected, rtol=1e-6)
 
 
-def test_all_keys_are_used_until_the_warmup_is_over():
-    rtk = methods.create("rtk", dim=8, select_warmup=2)
-    loss, extras, used = jax.jit(rtk.loss), EXTRAS, []
-    for _ in range(3):
-        out = loss(extras, T, S, None, None)
-        extras = Extras(EXTRAS.params, out.state)
-        used.append(float(out.metrics["representative_keys"]))
-    assert used[:2] == [3, 3] and used[2] < 3
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_all_keys_are_used_until_the_warmup_is_over(micro_batches):
+    loss, extras, used = loss_of(methods.create("rtk", dim=8, select_warmup=4)), EXTRAS, []
+    for step in range(6):
+        for _ in range(micro_batches):
+            out = loss(extras, step)
+            extras = Extras(EXTRAS.params, out.state)
+            used.append(float(out.metrics["representative_keys"]))
+    warm = 4 * micro_batches
+    assert set(used[:warm]) == {3} and max(used[warm:]) < 3
 
 
 @pytest.mark.parametrize("select_on", ["mean", "per_sample"])
-def test_what_keys_are_selected_on_is_averaged_over_steps(select_on):
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_what_keys_are_selected_on_is_averaged_over_steps(select_on, micro_batches):
+    """However many micro-batches a step has: their mean counts once."""
     rtk = methods.create("rtk", dim=8, ema=0.9, select_on=select_on)
-    a = attention()
+    students = [noise(i, *(x.shape[1:] for x in S.feats.values())) for i in range(micro_batches)]
+    losses = [loss_of(rtk, s=s) for s in students]
+    maps = [attention(s=s) for s in students]
     if select_on == "per_sample":
-        a = -np.sort(-np.asarray(a), axis=2)
-    expected = np.mean(a, axis=0)
-    loss, extras = jax.jit(rtk.loss), EXTRAS
-    for n in (1, 2):
-        state = loss(extras, T, S, None, None).state
-        # The same batch twice: the average that starts from zero lacks 0.9^n.
-        np.testing.assert_allclose(state["attention"], (1 - 0.9**n) * expected, rtol=1e-5)
-        extras = Extras(EXTRAS.params, state)
+        maps = [-np.sort(-a, axis=2) for a in maps]
+    expected = np.mean([a.mean(axis=0) for a in maps], axis=0)
+    extras = EXTRAS
+    for step in range(3):
+        # The average that starts from zero lacks 0.9^n.
+        before = extras.state["attention"]
+        for loss in losses:
+            extras = Extras(EXTRAS.params, loss(extras, step).state)
+        now = extras.state["step_attention"]
+        assert (now.period, now.count) == (step, micro_batches)
+        np.testing.assert_allclose(now.mean, expected, rtol=1e-5)
+        past = (1 - 0.9**step) * expected
+        np.testing.assert_allclose(extras.state["attention"], past, rtol=1e-5)
+        assert np.array_equal(before, extras.state["attention"]) == (step == 0)
 
 
 def test_keys_are_selected_on_the_average():
     """Of long ago, here; a first step, whose average is a tenth, selects as if there were none."""
     sharp = jnp.array([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]])  # for one teacher block of three
     fields = {"dim": 8, "threshold": "fixed", "threshold_factor": 1.12, "top_k": 1}
-    loss = jax.jit(methods.create("rtk", ema=0.9, **fields).loss)
-    old = EXTRAS.state | {"attention": sharp, "step": jnp.int32(1000)}
+    loss, rtk = loss_of(methods.create("rtk", ema=0.9, **fields)), methods.create("rtk", **fields)
     selected = []
-    for state in (old, EXTRAS.state):
-        out = loss(Extras(EXTRAS.params, state), T, S, None, None)
-        average = out.state["attention"] / (1 - 0.9 ** float(out.state["step"]))
-        rtk = methods.create("rtk", **fields)
+    for step, before in ((1000, sharp), (0, EXTRAS.state["attention"])):
+        out = loss(Extras(EXTRAS.params, EXTRAS.state | {"attention": before}), step)
+        average = 0.9 * before + 0.1 * out.state["step_attention"].mean
+        average /= 1 - 0.9 ** (step + 1)
         assert out.metrics["representative_keys"] == rtk.representative(average).sum()
         selected.append(int(out.metrics["representative_keys"]))
     assert selected[0] != selected[1], selected
@@ -192,3 +203,47 @@ def test_rtk_refuses_what_it_cannot_do():
         methods.create("rtk", top_k=3).init(KEY, T, S, None)
     with pytest.raises(ValueError, match=re.escape("RTK.ema 1 is not a number in [0, 1)")):
         methods.create("rtk", ema=1)
+
+
+# SoftPool: between the mean and the maximum of every region, stable, with either gradient
+
+
+@pytest.mark.parametrize("size", [(4, 4), (2, 2), (3, 5), (7, 16), (16, 16)])
+def test_soft_pool_lies_between_the_mean_and_the_maximum_of_its_region(size):
+    x = np.random.default_rng(3).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    pooled = np.asarray(pool(x, size))
+    assert pooled.shape == (2, *size, 3)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            rows, cols = (
+                slice(k * 8 // n, -(-(k + 1) * 8 // n)) for k, n in zip((i, j), size, strict=True)
+            )
+            region = x[:, rows, cols].reshape(2, -1, 3)
+            w = np.exp(region) / np.exp(region).sum(axis=1, keepdims=True)
+            np.testing.assert_allclose(pooled[:, i, j], (w * region).sum(axis=1), rtol=1e-4)
+            assert np.all(pooled[:, i, j] <= region.max(axis=1) + 1e-6)
+            assert np.all(pooled[:, i, j] >= region.mean(axis=1) - 1e-6)
+
+
+def test_soft_pool_of_one_pixel_regions_is_the_nearest_neighbour():
+    x = np.random.default_rng(4).normal(size=(2, 4, 4, 3)).astype(np.float32)
+    np.testing.assert_array_equal(pool(x, (4, 4)), x)
+    np.testing.assert_array_equal(pool(x, (8, 16)), x.repeat(2, axis=1).repeat(4, axis=2))
+
+
+def test_soft_pool_of_a_constant_is_that_constant_even_if_it_is_large():
+    x = jnp.full((1, 6, 6, 2), 1e3)
+    for size in ((2, 2), (4, 5)):
+        np.testing.assert_allclose(pool(x, size), 1e3, rtol=1e-6)
+    one_large = x.at[0, 0, 0].set(-1e3)
+    grad = jax.grad(lambda x: pool(x, (2, 2), True).sum())(one_large)
+    assert np.all(np.isfinite(grad))
+
+
+def test_gradient_of_soft_pool_is_its_weights_or_exact():
+    x = jnp.asarray(np.random.default_rng(5).normal(size=(1, 2, 2, 1)), jnp.float32)
+    w = jax.nn.softmax(x.reshape(-1)).reshape(x.shape)
+    pooled = pool(x, (1, 1))
+    for exact, expected in ((False, w), (True, w * (1 + x - pooled))):
+        grad = jax.grad(lambda x, exact=exact: pool(x, (1, 1), exact).sum())(x)
+        np.testing.assert_allclose(grad, expected, rtol=1e-5)

@@ -8,7 +8,7 @@ from atkd_jax.errors import check_known
 from atkd_jax.methods.afd import AFD
 from atkd_jax.methods.aft import AFT
 from atkd_jax.methods.at import AT
-from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.methods.base import Context, Extras, LossOut, Method
 from atkd_jax.methods.cc import CC
 from atkd_jax.methods.crd import CRD
 from atkd_jax.methods.dkd import DKD
@@ -24,7 +24,7 @@ from atkd_jax.methods.self_attention import SelfAttention
 from atkd_jax.methods.sp import SP
 from atkd_jax.methods.vid import VID
 
-__all__ = ["METHODS", "Extras", "LossOut", "Method", "create"]
+__all__ = ["METHODS", "Context", "Extras", "LossOut", "Method", "create"]
 
 METHODS: dict[str, type[Method]] = {
     "kd": KD,

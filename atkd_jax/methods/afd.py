@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.ranges import WIDTH, setting, whole
@@ -55,29 +56,7 @@ class AFD(Method):
         return LossOut(per_teacher.sum(), state, {"attention": a.mean(axis=0).T})
 
     def _blocks(self, t: ModelOut, s: ModelOut) -> tuple[list[Array], list[Array]]:
-        return block_taps("afd", t, s, self.teacher_stride)
-
-
-def block_taps(
-    method: str, t: ModelOut, s: ModelOut, teacher_stride: int
-) -> tuple[list[Array], list[Array]]:
-    """Outputs of residual blocks, first to last: every n-th of the teacher's, all the student's.
-
-    Raises:
-      ValueError: a network has none.
-    """
-    blocks = []
-    for role, out, stride in (("teacher", t, teacher_stride), ("student", s, 1)):
-        last = 0
-        while f"block{last + 1}" in out.feats:
-            last += 1
-        if last < stride:
-            raise ValueError(
-                f"{method}: the {role} has {last} residual blocks (taps block1, block2, ...); "
-                f"at least {stride} are needed"
-            )
-        blocks.append([out.feats[f"block{i}"] for i in range(stride, last + 1, stride)])
-    return blocks[0], blocks[1]
+        return taps.block_taps("afd", t, s, self.teacher_stride)
 
 
 class Attention(nn.Module):

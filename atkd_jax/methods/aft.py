@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.methods.kd import KD
+from atkd_jax.methods.period_mean import PeriodMean
 from atkd_jax.nn import ops
 from atkd_jax.ranges import NOT_NEGATIVE, POSITIVE, one_of, setting
 from atkd_jax.types import Array, ModelOut, PyTree
@@ -45,8 +47,7 @@ class AFT(Method):
     beta L_AFB is about as large as KL in the first epoch: run one and divide the metrics, kl / afb.
     The default was measured so, 20.5 / 3.3, for ResNet-20 -> ResNet-8 and 10,000 CIFAR-10 images.
 
-    An epoch is num_train // batch_size steps, at least one. Metrics: kl and afb, which is without
-    beta, and the three weights.
+    Metrics: kl and afb, which is without beta, and the three weights.
 
     Attributes:
       beta: of L_AFB, see above.
@@ -63,16 +64,13 @@ class AFT(Method):
     transfer: str = setting("both", one_of("both", "attention", "feature"))
 
     def init(self, rng, t, s, data):
-        ops.check_classes("aft", t, s)
-        pairs = ops.map_pairs("aft", t, s)
+        taps.check_classes("aft", t, s)
+        pairs = taps.map_pairs("aft", t, s)
         small = [jnp.zeros((1, *f_s.shape[1:])) for _, f_s in pairs]
         variables = jax.jit(self._adapter(pairs, axis_name=None).init)(rng, small)
         ones = jnp.ones((len(LOSSES),), jnp.float32)
-        epoch_steps = max(1, data.num_train // s.logits.shape[0])
         history = {
-            "step": jnp.zeros((), jnp.int32),
-            "epoch_steps": jnp.asarray(epoch_steps, jnp.int32),
-            "sum": 0 * ones,  # of the losses since the epoch began
+            "losses": PeriodMean.zeros(ones.shape),  # of the epoch so far
             "last": ones,  # their means in the last epoch
             "reference": ones,  # and in the epoch that it is compared with
         }
@@ -84,19 +82,18 @@ class AFT(Method):
         kl = KD(self.temperature).loss(Extras(), t, s, batch, ctx).loss
         afb, batch_stats = self._block_loss(extras, t, s, ctx.axis.name)
 
-        history = extras.state["history"]
+        losses = jax.lax.stop_gradient(jnp.stack([ce, kl, afb]))
+        epoch = ctx.step // ctx.steps_per_epoch
+        history = record(extras.state["history"], losses, epoch, self.rate)
         w = loss_weights(history["last"], history["reference"], self.rate_temperature)
         loss = (w[0] - 1) * ce + w[1] * kl + w[2] * self.beta * afb
-
-        losses = ctx.axis.mean(jnp.stack([ce, kl, afb]))
-        history = record(history, jax.lax.stop_gradient(losses), self.rate)
         metrics = {"kl": kl, "afb": afb} | {f"weight_{k}": w[i] for i, k in enumerate(LOSSES)}
         return LossOut(loss, {"batch_stats": batch_stats, "history": history}, metrics)
 
     def _block_loss(
         self, extras: Extras, t: ModelOut, s: ModelOut, axis_name: str | None
     ) -> tuple[Array, PyTree]:
-        pairs = ops.map_pairs("aft", t, s)
+        pairs = taps.map_pairs("aft", t, s)
         adapted, updated = self._adapter(pairs, axis_name).apply(
             {"params": extras.params, "batch_stats": extras.state["batch_stats"]},
             [ops.f32(f_s) for _, f_s in pairs],
@@ -155,20 +152,17 @@ def loss_weights(last: Array, reference: Array, temperature: float) -> Array:
     return last.size * jax.nn.softmax(r / temperature)
 
 
-def record(history: dict[str, Array], losses: Array, rate: str) -> dict[str, Array]:
-    """The history with one step more; at the end of an epoch its mean becomes the last one's.
+def record(history: dict[str, Any], losses: Array, epoch: Array | int, rate: str) -> dict[str, Any]:
+    """The history with one more set of losses, whose epoch may be a new one.
 
     After the first epoch both means are that epoch's, so that all rates are still one.
     """
-    step, n, total = history["step"], history["epoch_steps"], history["sum"] + losses
-    mean = total / n
-    reference = history["last"] if rate == PREVIOUS else history["reference"]
-    ended = {
-        "sum": jnp.zeros_like(total),
-        "last": mean,
-        "reference": jnp.where(step < n, mean, reference),
+    before: PeriodMean = history["losses"]
+    last, reference = history["last"], history["reference"]
+    complete, is_first = before.is_complete(epoch), before.period == 0
+    compared = last if rate == PREVIOUS else reference
+    return {
+        "losses": before.add(epoch, losses),
+        "last": jnp.where(complete, before.mean, last),
+        "reference": jnp.where(complete, jnp.where(is_first, before.mean, compared), reference),
     }
-    go_on = {"sum": total, "last": history["last"], "reference": history["reference"]}
-    is_end = (step + 1) % n == 0
-    means = jax.tree.map(partial(jnp.where, is_end), ended, go_on)
-    return {"step": step + 1, "epoch_steps": n} | means

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.ranges import NAME, one_of, setting, tuple_of
@@ -33,13 +34,13 @@ class AT(Method):
     variant: str = setting("code", one_of("code", "paper"))
 
     def init(self, rng, t, s, data):
-        ops.map_pairs("at", t, s, self.taps)
+        taps.map_pairs("at", t, s, self.taps)
         return Extras()
 
     def loss(self, extras, t, s, batch, ctx):
         stages = [
             self._stage_loss(*ops.pool_to_smaller(f_t, f_s))
-            for f_t, f_s in ops.map_pairs("at", t, s, self.taps)
+            for f_t, f_s in taps.map_pairs("at", t, s, self.taps)
         ]
         return LossOut(sum(stages))
 

@@ -1,4 +1,4 @@
-"""What a distillation method is: a frozen dataclass of hyper-parameters and two pure functions."""
+"""The interface of a method: a frozen dataclass of hyper-parameters and two pure functions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from atkd_jax.types import Array, Batch, DataInfo, ModelOut, PyTree
 
 
 class Extras(NamedTuple):
-    """What a method owns besides its hyper-parameters.
+    """A method's own arrays.
 
     Attributes:
       params: learned together with the student (regressors, embeddings, queries and keys).
-      state: carried from step to step (memory banks, running means, batch norm statistics).
+      state: carried from call to call (memory banks, running means, batch norm statistics).
     """
 
     params: PyTree = {}
@@ -23,10 +23,10 @@ class Extras(NamedTuple):
 
 
 class Context(NamedTuple):
-    """All that a method may know of the run.
+    """The run, as far as methods depend on it.
 
     Attributes:
-      rng: a key for this step and method, the same on every device.
+      rng: a key for this call and method, the same on every device.
       step: [] int32, optimiser steps taken so far; the same for all micro-batches of a step.
       steps_per_epoch: optimiser steps in an epoch.
       axis: collectives over the devices, for statistics of the whole batch.
@@ -39,12 +39,12 @@ class Context(NamedTuple):
 
 
 class LossOut(NamedTuple):
-    """What one call of a method returns.
+    """The result of one call.
 
     Attributes:
       loss: [] float32, unweighted: the objective multiplies.
       state: the next `Extras.state`: same structure, shapes and dtypes.
-      metrics: what to log, averaged over an epoch; scalars go to the log, other arrays to a file.
+      metrics: averaged over an epoch; scalars go to the log, other arrays to a file.
     """
 
     loss: Array
@@ -54,20 +54,25 @@ class LossOut(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A distillation loss as a value. Subclasses add fields and override `loss` (and `init`).
+    """A distillation loss: fields are hyper-parameters, subclasses override `loss` (and `init`).
+
+    A loss means the same however a batch is split (tests/test_methods.py checks every method):
+
+    - On several devices `loss` is called with a device's own examples, or with all examples if
+      `needs_global_batch`. A statistic of all examples that the loss itself depends on is
+      `ctx.axis.mean(x)`.
+    - State is equal on all devices. The objective averages floating-point state over the devices,
+      so running means need no care. What cannot be averaged (counts, memory banks) is computed
+      from gathered values: set `needs_global_batch`, or use `ctx.axis.gather`.
+    - With gradient accumulation `loss` is called once per micro-batch, and its state is carried
+      from one micro-batch to the next. Time is `ctx.step`, never a number of calls; `PeriodMean`
+      averages over the calls of a step or an epoch.
 
     Fields that are a `ranges.setting` are checked when an instance is made.
 
-    State is the same on every device after a step. The objective averages floating-point state
-    over the devices, so running means of a device's own examples need no care. State that cannot
-    be averaged (integers, memory banks) has to be computed from gathered values: set
-    `needs_global_batch`, or use `ctx.axis.gather`.
-
     Attributes:
-      needs_global_batch: the loss compares examples with each other, so that on several devices it
-        is given the gathered global batch to stay the same loss.
-      needs_hard_labels: the loss takes class numbers only, not the mixtures of two classes that
-        mixup and CutMix make.
+      needs_global_batch: the loss compares examples with each other; excludes accumulation.
+      needs_hard_labels: the loss takes class numbers only, not the mixtures of mixup and CutMix.
     """
 
     needs_global_batch: ClassVar[bool] = False
@@ -81,8 +86,8 @@ class Method:
 
         Args:
           rng: a key.
-          t, s: the teacher's and the student's output for the global batch, as
-            `jax.ShapeDtypeStruct`s: shapes are read from the networks, never typed by hand.
+          t, s: the teacher's and the student's output for a micro-batch of all devices, as
+            `jax.ShapeDtypeStruct`s.
           data: the training set.
 
         Raises:
@@ -94,6 +99,11 @@ class Method:
     def loss(self, extras: Extras, t: ModelOut, s: ModelOut, batch: Batch, ctx: Context) -> LossOut:
         """The unweighted loss of one batch.
 
-        The teacher's side is a constant: the objective has already stopped its gradient.
+        Args:
+          extras: of `init`, with the state that the last call returned.
+          t, s: the teacher's and the student's output; the objective has stopped the teacher's
+            gradient.
+          batch: labels and the examples' numbers in the training set.
+          ctx: the run.
         """
         raise NotImplementedError

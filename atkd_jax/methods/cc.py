@@ -8,6 +8,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.ranges import WIDTH, setting
@@ -35,8 +36,8 @@ class CC(Method):
     dim: int = setting(128, WIDTH)
 
     def init(self, rng, t, s, data):
-        ((x_t, x_s),) = ops.tap_pairs("cc", t, s, ("pooled",))
-        ops.check_two_examples("cc", s)
+        ((x_t, x_s),) = taps.tap_pairs("cc", t, s, ("pooled",))
+        taps.check_two_examples("cc", s)
         rng_t, rng_s = jax.random.split(rng)
         return Extras(
             {
@@ -46,7 +47,7 @@ class CC(Method):
         )
 
     def loss(self, extras, t, s, batch, ctx):
-        ((x_t, x_s),) = ops.tap_pairs("cc", t, s, ("pooled",))
+        ((x_t, x_s),) = taps.tap_pairs("cc", t, s, ("pooled",))
         e_t = _linear(extras.params["teacher"], x_t)
         e_s = _linear(extras.params["student"], x_s)
         delta = jnp.abs(e_s - e_t)  # [B, dim]

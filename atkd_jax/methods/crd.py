@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from atkd_jax.errors import UserError
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.ranges import DECAY, FLAG, POSITIVE, WIDTH, setting, whole
@@ -59,7 +61,7 @@ class CRD(Method):
     other_classes: bool = setting(True, FLAG)
 
     def init(self, rng, t, s, data):
-        ((x_t, x_s),) = ops.tap_pairs("crd", t, s, ("pooled",))
+        ((x_t, x_s),) = taps.tap_pairs("crd", t, s, ("pooled",))
         rng_t, rng_s, rng_memory_t, rng_memory_s = jax.random.split(rng, 4)
         bound = (3 / self.dim) ** 0.5  # rows of length one, about
 
@@ -193,12 +195,12 @@ def _sorted_by_class(data: DataInfo, other_classes: bool) -> dict[str, Array]:
     if other_classes and data.train_label is not None:
         label = np.asarray(data.train_label)
         if label.shape != (n,):
-            raise ValueError(f"crd: {label.size} training labels for {n} examples of {data.name}")
+            raise UserError(f"crd: {label.size} training labels for {n} examples of {data.name}")
     order = np.argsort(label, kind="stable")
     start = np.searchsorted(label[order], label, side="left")
     stop = np.searchsorted(label[order], label, side="right")
     if np.max(stop - start) == n:
-        raise ValueError(f"crd: all {n} examples are of one class: there are no negatives")
+        raise UserError(f"crd: all {n} examples are of one class: there are no negatives")
     arrays = {"order": order, "start": start, "stop": stop}
     return {name: jnp.asarray(x, jnp.int32) for name, x in arrays.items()}
 

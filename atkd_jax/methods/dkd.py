@@ -8,6 +8,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from atkd_jax.errors import UserError
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.ranges import NOT_NEGATIVE, POSITIVE, setting
@@ -39,12 +41,12 @@ class DKD(Method):
     temperature: float = setting(4.0, POSITIVE)
 
     def init(self, rng, t, s, data):
-        ops.check_classes("dkd", t, s)
+        taps.check_classes("dkd", t, s)
         return Extras()
 
     def loss(self, extras, t, s, batch, ctx):
         if batch.label.ndim != 1:
-            raise ValueError(
+            raise UserError(
                 "dkd: needs one class number per example, not class probabilities; "
                 "turn mixup and CutMix off"
             )

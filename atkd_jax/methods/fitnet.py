@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from atkd_jax.errors import UserError
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.nn.conv import conv_cpu_layout
@@ -43,13 +45,13 @@ class FitNet(Method):
     use_relu: bool = setting(True, FLAG)
 
     def init(self, rng, t, s, data):
-        ((f_t, f_s),) = ops.map_pairs("fitnet", t, s, (self.tap,))
+        ((f_t, f_s),) = taps.map_pairs("fitnet", t, s, (self.tap,))
         small = jnp.zeros((1, *f_s.shape[1:]), jnp.float32)
         variables = jax.jit(self._regressor(f_t, axis_name=None).init)(rng, small)
         return Extras(variables["params"], variables["batch_stats"])
 
     def loss(self, extras, t, s, batch, ctx):
-        ((f_t, f_s),) = ops.map_pairs("fitnet", t, s, (self.tap,))
+        ((f_t, f_s),) = taps.map_pairs("fitnet", t, s, (self.tap,))
         regressed, updated = self._regressor(f_t, ctx.axis.name).apply(
             {"params": extras.params, "batch_stats": extras.state},
             ops.f32(f_s),
@@ -85,7 +87,7 @@ class Regressor(nn.Module):
         if h >= h_t and w >= w_t:
             kernel = (1 + h - h_t, 1 + w - w_t)
             return _conv(CONV, c_out, kernel, kernel[0] * kernel[1] * c_in, padding=0)(x)
-        raise ValueError(
+        raise UserError(
             f"fitnet: the student's map is {h}x{w}, the teacher's {h_t}x{w_t}; the student's has "
             "to be half as large, equal or larger"
         )

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import jax.numpy as jnp
 
+from atkd_jax.errors import UserError
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.ranges import NAME, setting, tuple_of
@@ -33,10 +35,10 @@ class FSP(Method):
     def init(self, rng, t, s, data):
         pairs = self._pairs(t, s)
         if len(pairs) < 2:
-            raise ValueError("fsp: taps needs at least two features")
+            raise UserError("fsp: taps needs at least two features")
         channels = [tuple(f.shape[-1] for f in feats) for feats in zip(*pairs, strict=True)]
         if channels[0] != channels[1]:
-            raise ValueError(
+            raise UserError(
                 f"fsp: the teacher has {channels[0]} channels, the student {channels[1]}; "
                 "they have to be equal"
             )
@@ -49,8 +51,8 @@ class FSP(Method):
         )
 
     def _pairs(self, t: ModelOut, s: ModelOut) -> list[tuple[Array, Array]]:
-        stem = [] if self.taps else ops.map_pairs("fsp", t, s, ("stem",))
-        return stem + ops.map_pairs("fsp", t, s, self.taps)
+        stem = [] if self.taps else taps.map_pairs("fsp", t, s, ("stem",))
+        return stem + taps.map_pairs("fsp", t, s, self.taps)
 
 
 def _flow(feats: list[Array]) -> list[Array]:

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.ranges import POSITIVE, setting
@@ -27,7 +28,7 @@ class KD(Method):
     temperature: float = setting(4.0, POSITIVE)
 
     def init(self, rng, t, s, data):
-        ops.check_classes("kd", t, s)
+        taps.check_classes("kd", t, s)
         return Extras()
 
     def loss(self, extras, t, s, batch, ctx):

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.ranges import NAME, setting, tuple_of
@@ -31,14 +32,14 @@ class NST(Method):
     taps: tuple[str, ...] = setting((), tuple_of(NAME))
 
     def init(self, rng, t, s, data):
-        ops.map_pairs("nst", t, s, self.taps)
+        taps.map_pairs("nst", t, s, self.taps)
         return Extras()
 
     def loss(self, extras, t, s, batch, ctx):
         return LossOut(
             sum(
                 _discrepancy(*ops.pool_to_smaller(f_t, f_s))
-                for f_t, f_s in ops.map_pairs("nst", t, s, self.taps)
+                for f_t, f_s in taps.map_pairs("nst", t, s, self.taps)
             )
         )
 

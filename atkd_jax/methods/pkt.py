@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.types import Array
@@ -29,11 +30,11 @@ class PKT(Method):
     needs_global_batch: ClassVar[bool] = True
 
     def init(self, rng, t, s, data):
-        ops.tap_pairs("pkt", t, s, ("pooled",))
+        taps.tap_pairs("pkt", t, s, ("pooled",))
         return Extras()
 
     def loss(self, extras, t, s, batch, ctx):
-        ((x_t, x_s),) = ops.tap_pairs("pkt", t, s, ("pooled",))
+        ((x_t, x_s),) = taps.tap_pairs("pkt", t, s, ("pooled",))
         p_t, p_s = _neighbours(x_t), _neighbours(x_s)
         return LossOut((p_t * jnp.log((p_t + EPSILON) / (p_s + EPSILON))).mean())
 

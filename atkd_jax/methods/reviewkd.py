@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.nn.conv import conv_cpu_layout
@@ -58,8 +59,8 @@ class ReviewKD(Method):
 
     def _levels(self, t: ModelOut, s: ModelOut) -> tuple[list[Array], list[Array]]:
         """Maps of the teacher and of the student, shallowest first, in float32."""
-        stages = min(ops.stage_names(t.feats), ops.stage_names(s.feats), key=len)
-        ops.tap_pairs("reviewkd", t, s, (*stages, "pooled"))
+        stages = min(taps.stage_names(t.feats), taps.stage_names(s.feats), key=len)
+        taps.tap_pairs("reviewkd", t, s, (*stages, "pooled"))
 
         def levels(out: ModelOut, pre: bool) -> list[Array]:
             # A stage that ends without an activation has no twin.

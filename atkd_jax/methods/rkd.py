@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.ranges import NOT_NEGATIVE, setting
@@ -34,12 +35,12 @@ class RKD(Method):
     angle_weight: float = setting(50.0, NOT_NEGATIVE)
 
     def init(self, rng, t, s, data):
-        ops.tap_pairs("rkd", t, s, ("pooled",))
-        ops.check_two_examples("rkd", s)
+        taps.tap_pairs("rkd", t, s, ("pooled",))
+        taps.check_two_examples("rkd", s)
         return Extras()
 
     def loss(self, extras, t, s, batch, ctx):
-        ((x_t, x_s),) = ops.tap_pairs("rkd", t, s, ("pooled",))
+        ((x_t, x_s),) = taps.tap_pairs("rkd", t, s, ("pooled",))
         (d_t, a_t), (d_s, a_s) = _relations(x_t), _relations(x_s)
         distance, angle = _huber(d_s - d_t).mean(), _huber(a_s - a_t).mean()
         return LossOut(

@@ -9,18 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from atkd_jax.errors import UserError
+from atkd_jax.methods import taps
 from atkd_jax.methods.afd import (
     Attention,
     attend,
     average_pooled_map,
-    block_taps,
     distances,
     init_attention,
 )
 from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.methods.period_mean import PeriodMean
 from atkd_jax.nn import ops
 from atkd_jax.ranges import DECAY, FLAG, NOT_NEGATIVE, WIDTH, number, one_of, setting, whole
-from atkd_jax.types import Array, ModelOut
+from atkd_jax.types import Array, ModelOut, PyTree
 
 MEAN, FIXED, RATIO = "mean", "fixed", "ratio"
 PER_SAMPLE = "per_sample"
@@ -86,37 +88,35 @@ class RTK(Method):
         blocks_t, blocks_s = self._blocks(t, s)
         n_s = len(blocks_s)
         if not 0 <= self.top_k <= n_s:
-            raise ValueError(
+            raise UserError(
                 f"rtk: top_k must be in 0..{n_s}, the student's blocks, not {self.top_k}"
             )
         params, batch_stats = init_attention(
             Attention(self.dim, self.query_relu), rng, blocks_t, blocks_s
         )
+        shape = len(blocks_t), n_s
         state = {
             "batch_stats": batch_stats,
-            "attention": jnp.zeros((len(blocks_t), n_s), jnp.float32),
-            "step": jnp.zeros((), jnp.int32),
+            "attention": jnp.zeros(shape, jnp.float32),  # averaged over the steps before
+            "step_attention": PeriodMean.zeros(shape),
         }
         return Extras(params, state)
 
     def loss(self, extras, t, s, batch, ctx):
         blocks = self._blocks(t, s)
-        state, step = extras.state, extras.state["step"]
         attention = Attention(self.dim, self.query_relu, ctx.axis.name)
-        a, batch_stats = attend(attention, extras.params, state["batch_stats"], *blocks)
-
-        average = self.ema * state["attention"] + (1 - self.ema) * ctx.axis.mean(
-            self._example_mean(a)
-        )
-        # Zeros are what it started from.
-        r = self.representative(average / (1 - self.ema ** (step + 1.0)))
-        r = jnp.where(step < self.select_warmup, 1.0, r)  # [T]
+        a, batch_stats = attend(attention, extras.params, extras.state["batch_stats"], *blocks)
+        before, now = self._averages(extras.state, ctx.axis.mean(self._example_mean(a)), ctx.step)
+        # Without the zeros that the average started from.
+        average = self._averaged(before, now) / (1 - self.ema ** (ctx.step + 1.0))
+        r = self.representative(average)
+        r = jnp.where(ctx.step < self.select_warmup, 1.0, r)  # [T]
 
         per_teacher = jnp.sum(a * distances(*blocks, self._resampled_map()), axis=2).mean(axis=0)
         loss = jnp.sum(r * per_teacher)
         if self.rescale:
             loss *= r.size / r.sum()
-        state = {"batch_stats": batch_stats, "attention": average, "step": step + 1}
+        state = {"batch_stats": batch_stats, "attention": before, "step_attention": now}
         metrics = {"representative_keys": r.sum(), "attention": a.mean(axis=0).T}
         return LossOut(loss, state, metrics)
 
@@ -146,6 +146,16 @@ class RTK(Method):
             a = jnp.sort(a, axis=2, descending=True)
         return a.mean(axis=0)
 
+    def _averages(self, state: PyTree, a: Array, step: Array | int) -> tuple[Array, PeriodMean]:
+        """The average [T, S] over the steps before, and the mean of this step so far."""
+        before, previous = state["attention"], state["step_attention"]
+        complete = previous.is_complete(step)
+        before = jnp.where(complete, self._averaged(before, previous), before)
+        return before, previous.add(step, a)
+
+    def _averaged(self, before: Array, now: PeriodMean) -> Array:
+        return self.ema * before + (1 - self.ema) * now.mean
+
     def _resampled_map(self):
         return {
             SOFTPOOL: partial(
@@ -156,7 +166,7 @@ class RTK(Method):
         }[self.resample]
 
     def _blocks(self, t: ModelOut, s: ModelOut) -> tuple[list[Array], list[Array]]:
-        return block_taps("rtk", t, s, self.teacher_stride)
+        return taps.block_taps("rtk", t, s, self.teacher_stride)
 
 
 def soft_pooled_features_map(feat: Array, size: tuple[int, int], exact_gradient: bool) -> Array:

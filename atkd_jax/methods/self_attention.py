@@ -7,6 +7,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from atkd_jax.errors import UserError
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.ranges import NAME, POSITIVE, WIDTH, one_of, setting, tuple_of, whole
@@ -79,10 +81,10 @@ class SelfAttention(Method):
     max_size: int = setting(8, whole(1))
 
     def init(self, rng, t, s, data):
-        for pair in ops.map_pairs("self_attention", t, s, self.taps):
+        for pair in taps.map_pairs("self_attention", t, s, self.taps):
             for role, feat in zip(("teacher", "student"), pair, strict=True):
                 if feat.shape[-1] % self.heads:
-                    raise ValueError(
+                    raise UserError(
                         f"self_attention: {feat.shape[-1]} channels of the {role} do not split "
                         f"into {self.heads} heads; set heads to a divisor"
                     )
@@ -90,7 +92,7 @@ class SelfAttention(Method):
 
     def loss(self, extras, t, s, batch, ctx):
         stages = []
-        for f_t, f_s in ops.map_pairs("self_attention", t, s, self.taps):
+        for f_t, f_s in taps.map_pairs("self_attention", t, s, self.taps):
             size = self.map_size(f_t, f_s)
             a_t, a_s = (attention_maps(f, self.heads, self.scale, size) for f in (f_t, f_s))
             stages.append(jnp.square(a_s - a_t).sum(axis=-1).mean())

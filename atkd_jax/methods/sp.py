@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.types import Array
@@ -26,11 +27,11 @@ class SP(Method):
     needs_global_batch: ClassVar[bool] = True
 
     def init(self, rng, t, s, data):
-        ops.last_stages("sp", t, s)
+        taps.last_stages("sp", t, s)
         return Extras()
 
     def loss(self, extras, t, s, batch, ctx):
-        g_t, g_s = (_similarity(f) for f in ops.last_stages("sp", t, s))
+        g_t, g_s = (_similarity(f) for f in taps.last_stages("sp", t, s))
         return LossOut(jnp.square(g_s - g_t).mean())
 
 

@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.ranges import NAME, setting, tuple_of
@@ -37,7 +38,7 @@ class VID(Method):
     taps: tuple[str, ...] = setting((), tuple_of(NAME))
 
     def init(self, rng, t, s, data):
-        pairs = ops.map_pairs("vid", t, s, self.taps)
+        pairs = taps.map_pairs("vid", t, s, self.taps)
         keys = jax.random.split(rng, len(pairs))
         return Extras(
             [
@@ -47,7 +48,7 @@ class VID(Method):
         )
 
     def loss(self, extras, t, s, batch, ctx):
-        pairs = ops.map_pairs("vid", t, s, self.taps)
+        pairs = taps.map_pairs("vid", t, s, self.taps)
         return LossOut(
             sum(
                 _stage_loss(params, *ops.pool_to_smaller(f_t, f_s))

@@ -9,8 +9,8 @@ demo: $(VENV)/.ready
 	$(BIN)/python -m experiments.demo
 
 tables: $(VENV)/.ready
-	$(BIN)/python -m experiments.run --table=digits --seeds=5 --protocol=quick --students=6 \
-	  --results=runs/tables/results
+	$(BIN)/python -m experiments.queue.launch --table=digits --seeds=5 --protocol=quick \
+	  --students=6 --results=runs/tables/results
 	$(BIN)/python -m experiments.report --results=runs/tables/results --out=runs/tables
 
 test: $(VENV)/.ready-dev

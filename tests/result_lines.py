@@ -1,28 +1,29 @@
-"""Result lines as the runner writes them."""
+"""Result lines as a worker writes them."""
 
 import json
 
-from experiments import ledger, runs
-from experiments.schema import CURVES
+from experiments.queue import jobs
+from experiments.results import store
+from experiments.results.schema import CURVES
 
 KD, AT = "digits:method=kd", "digits:method=at"
 
 
 def line(text, seed, top1, role="student", protocol="quick", **more):
     """A whole one, whose best epoch is the first: one percent above the last."""
-    run = runs.resolve(text, role, protocol, seed)
-    resolved = json.loads(json.dumps(run.config.to_dict()))
-    epochs = run.config.epochs
+    job = jobs.resolve(text, role, protocol, seed)
+    resolved = json.loads(json.dumps(job.config.to_dict()))
+    epochs = job.config.epochs
     best, last = ({"epoch": n, "top1": x, "top5": 100.0, "loss": 1.0}
                   for n, x in ((1, min(top1 + 1, 100)), (epochs, top1)))  # fmt: skip
     network = {"params": 78042, "macs": 1, "hash": "abc"}
-    teacher = network | {"model": run.config.teacher.model, "macs": 3, "top1": 99.0}
+    teacher = network | {"model": job.config.teacher.model, "macs": 3, "top1": 99.0}
     return {
-        "hash": run.hash, "config": text, "role": role, "protocol": protocol, "seed": seed,
+        "hash": job.hash, "config": text, "role": role, "protocol": protocol, "seed": seed,
         "resolved": resolved, "seconds": 10.0, "company": 1, "last": last, "best": best,
         "teacher": teacher if resolved["terms"] else None,
         "areas": {"hard": 0.9, "macro": 0.99, "micro": 0.98}, "images_per_second": 5.0,
-        "student": network | {"model": run.config.student}, "unseen": None,
+        "student": network | {"model": job.config.student}, "unseen": None,
         "hardware": {"device": "cpu", "devices": 1, "processes": 1, "cpus": 2},
         "versions": {"python": "3.11.7"}, "commit": "",
         "history": {key: [best["top1"]] + [top1] * (epochs - 1) if key == "test/top1"
@@ -36,4 +37,4 @@ def write(folder, *lines):
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "digits.jsonl").open("a") as file:
         file.writelines(json.dumps(one) + "\n" for one in lines)
-    return ledger.read(folder)
+    return store.read(folder)

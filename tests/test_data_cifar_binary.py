@@ -15,7 +15,7 @@ from atkd_jax import data, doctor
 from atkd_jax.data import cifar_binary, dataset_info, prepare, prepared
 from atkd_jax.main import on_purpose
 from configs import cifar10 as config_file
-from experiments import measure
+from experiments.results import measure
 
 ROWS = 3  # of each of the small files
 

@@ -4,68 +4,19 @@ import base64
 import re
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 from result_lines import AT, KD, line, write
 
-from experiments import cells, figures, report, roc, summary
-from experiments.cells import (
-    Cell,
-    Paired,
-    against_kd,
-    fill,
-    fill_table,
-    paired,
-    protocol_agreement,
-    rank_agreement,
-    seed_agreement,
-)
-from experiments.document import Grid, Heading, Picture, to_html, to_markdown
-from experiments.tables import TABLES, Row, Table
-
-
-def test_a_row_whose_configuration_does_not_exist_is_named():
-    table = Table("T", (Row("digits:method=kd"), Row("digits:method=kdd", published=90.0)))
-    filled, problems = fill_table(table, {})
-    assert [cell.n for cell in filled["quick"]] == [0, 0]
-    assert len(problems) == 1 and "did you mean 'kd'" in problems[0]
+from experiments.report import figures, generate, summary, text
+from experiments.report.document import Grid, Heading, Picture, to_html, to_markdown
+from experiments.results import statistics
+from experiments.results.statistics import Cell, protocol_agreement
+from experiments.tables.rows import TABLES, Row, Table
 
 
 def cell_of(values, published=None, protocol="paper", method="kd", epoch="last"):
     row = Row(f"cifar10:method={method},pair=r56_r20", published=published, epoch=epoch)
     return Cell(row, protocol, values, 1.0, {})
-
-
-def test_mean_spread_and_verdict():
-    cell = cell_of({0: 92.0, 1: 94.0, 2: 93.0}, 93.5)
-    assert (cell.n, cell.mean, cell.sd) == (3, 93.0, 1.0)
-    assert cell.difference == -0.5
-    assert cell.verdict == "inside"
-    assert cell_of({0: 92.0, 1: 94.0}, 90.0).verdict == "above"
-    assert cell_of({0: 92.0, 1: 94.0}, 95.0).verdict == "below"
-    assert cell_of({0: 92.0}, 92.0).verdict == "one seed"
-    assert cell_of({0: 92.0, 1: 93.0}, 92.0, protocol="quick").verdict == "another protocol"
-    assert cell_of({}, 92.0).verdict == ""
-    assert cell_of({0: 92.0}).difference is None
-
-
-def test_differences_are_paired_by_seed_with_students_interval():
-    pair = paired({0: 91.0, 1: 93.0, 2: 95.0, 7: 1.0}, {0: 90.0, 1: 91.0, 2: 92.0, 8: 2.0})
-    assert (pair.mean, pair.n) == (2.0, 3)
-    assert pair.half == pytest.approx(4.302653 / np.sqrt(3), abs=1e-5)  # t(0.975, 2), sd 1
-    assert paired({0: 1.0}, {1: 1.0}) is None
-    assert paired({0: 3.0}, {0: 1.0}).half is None
-
-
-def test_the_best_epoch_is_reported_where_the_paper_reports_it():
-    results = {one["hash"]: one for one in [line(KD, 0, 90.0)]}
-    assert fill(Row(KD, epoch="last"), "quick", results).mean == 90.0
-    assert fill(Row(KD, epoch="best"), "quick", results).mean == 91.0
-    assert fill(Row(KD, metric="hard"), "quick", results).mean == 90.0
-    assert fill(Row(KD), "quick", {}).mean is None
-    assert fill(Row(KD, metric="unseen"), "quick", results).n == 0
-    seen = {one["hash"]: one for one in [line(KD, 0, 90.0, unseen=70.0)]}
-    assert fill(Row(KD, metric="unseen"), "quick", seen).mean == 70.0
 
 
 def test_methods_are_ranked_where_their_numbers_are_comparable():
@@ -75,33 +26,8 @@ def test_methods_are_ranked_where_their_numbers_are_comparable():
         for data, base in (("cifar10", 90.0), ("cifar100", 70.0))
         for i, m in enumerate(("kd", "at", "sp", "cc"))
     ]
-    told = report.trust("paper", {"paper": cells})
+    told = text.trust("paper", {"paper": cells})
     assert len(told) == 2 and all("is -1.00 over 4 students" in text for text in told)
-
-
-def test_the_difference_to_kd_is_found_in_other_tables():
-    results = {line(text, s, top1)["hash"]: line(text, s, top1)
-               for text, top1 in ((KD, 90.0), (AT, 91.5)) for s in (0, 1)}  # fmt: skip
-    cell = fill(Row(AT), "quick", results)
-    assert against_kd(cell, results) == Paired(1.5, 0.0, 2)
-    assert against_kd(fill(Row(KD), "quick", results), results) is None
-    assert against_kd(cell, {}) is None
-
-
-def test_rank_agreement_is_spearmans():
-    cells = [cell_of({0: v}, p) for v, p in ((1.0, 60.0), (2.0, 61.0), (3.0, 63.0), (4.0, 62.0))]
-    assert rank_agreement(cells) == (pytest.approx(0.8), 4)
-    assert rank_agreement(cells[:3]) is None
-
-
-def test_seeds_agree_when_they_order_the_methods_alike():
-    same = [cell_of({0: v, 1: v + 1, 2: v - 1}) for v in (1.0, 2.0, 3.0, 4.0)]
-    assert seed_agreement(same) == (pytest.approx(1.0), 4, 3)
-    turned = [cell_of({0: v, 1: -v}) for v in (1.0, 2.0, 3.0, 4.0)]
-    assert seed_agreement(turned) == (pytest.approx(-1.0), 4, 2)
-    assert seed_agreement([cell_of({0: 1.0, 1: v}) for v in (1.0, 2.0, 3.0, 4.0)]) is None
-    assert seed_agreement(same[:3]) is None
-    assert seed_agreement([*same, cell_of({7: 1.0})]) is None
 
 
 def test_a_short_protocol_is_held_against_a_longer_one():
@@ -110,31 +36,9 @@ def test_a_short_protocol_is_held_against_a_longer_one():
     gap = cell_of({}, protocol="longer")
     assert protocol_agreement(short, long) == (pytest.approx(0.8), 4)
     assert protocol_agreement(short, [*long[:3], gap]) is None
-    told = report.trust("quick", {"quick": short, "longer": long})
+    told = text.trust("quick", {"quick": short, "longer": long})
     assert len(told) == 1 and "is 0.80 over 4 students" in told[0]
-    assert report.trust("longer", {"quick": short, "longer": long}) == []
-
-
-def test_areas_from_hard_predictions_follow_from_the_accuracy():
-    rng = np.random.RandomState(0)
-    label = np.arange(200) % 5
-    prob = rng.dirichlet(np.ones(5), 200) + 0.4 * np.eye(5)[label]
-    prob /= prob.sum(1, keepdims=True)
-    top1 = np.mean(prob.argmax(1) == label)
-    found = roc.areas(prob, label)
-    assert found["hard"] == pytest.approx((top1 + 1 - (1 - top1) / 4) / 2)
-    assert found["hard"] < found["macro"] < 1
-    # By definition: the chance that a positive is ranked above a negative.
-    truth = np.eye(5)[label].ravel() == 1
-    wins = prob.ravel()[truth][:, None] > prob.ravel()[~truth][None, :]
-    assert found["micro"] == pytest.approx(wins.mean())
-    perfect = roc.areas(np.eye(5)[label], label)
-    assert perfect == {"hard": 1.0, "macro": 1.0, "micro": 1.0}
-    drawn = roc.curves(prob, label)
-    assert set(drawn["curves"]) == {"micro", "0", "1", "2", "3", "4"}
-    for curve in drawn["curves"].values():
-        assert np.all(np.diff(curve["tpr"]) >= 0)
-        assert np.trapezoid(curve["tpr"], drawn["fpr"]) == pytest.approx(curve["area"], abs=0.02)
+    assert text.trust("longer", {"quick": short, "longer": long}) == []
 
 
 def test_a_document_is_whole_markdown_and_one_html_file(tmp_path):
@@ -155,7 +59,7 @@ def make_report(tmp_path, monkeypatch):
     """Makes a report of some tables on what lies in tmp_path/results, and returns its text."""
 
     def make(tables, *flags):
-        for module in (report, cells):
+        for module in (generate, statistics):
             monkeypatch.setattr(module, "TABLES", tables)
         folders = (
             f"--results={tmp_path / 'results'}",
@@ -163,7 +67,7 @@ def make_report(tmp_path, monkeypatch):
             f"--out={tmp_path}",
         )
         monkeypatch.setattr("sys.argv", ["report", *folders, *flags])
-        report.main()
+        generate.main("Test.")
         return (tmp_path / "REPORT.md").read_text(encoding="utf-8")
 
     return make
@@ -259,7 +163,9 @@ def test_a_class_name_is_drawn_as_it_is(tmp_path, name):
     tpr = {"tpr": [0.0, 1.0], "area": 0.5}
     curves = {"fpr": [0.0, 1.0], "curves": {"micro": tpr, "0": tpr, "1": tpr}}
     taught = line(KD, 0, 98.0, class_names=[name, "$x$"], roc=curves)
-    drawn = figures.roc([Cell(Row(KD), "quick", {0: 98.0}, 1.0, {0: taught})], tmp_path / "a.svg")
+    drawn = figures.draw_roc(
+        [Cell(Row(KD), "quick", {0: 98.0}, 1.0, {0: taught})], tmp_path / "a.svg"
+    )
     root = ElementTree.parse(drawn).getroot()
     assert root.tag.endswith("svg")
     if name.isalnum() or name.startswith(("$", "5")):  # text is drawn as paths, under a comment

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from experiments import cells, ledger, report
-from experiments.tables import TABLES
+from experiments.report import generate
+from experiments.results import statistics, store
+from experiments.tables.rows import TABLES
 
 GONE = object()
 DAMAGES = {
@@ -59,7 +60,7 @@ ACCEPTED = [
 
 def committed():
     """The lines that hold the most, of students and teachers, taught or not."""
-    texts = (t for p in ledger.RESULTS.glob("*.jsonl") for t in p.read_text().splitlines())
+    texts = (t for p in store.RESULTS.glob("*.jsonl") for t in p.read_text().splitlines())
     lines = map(json.loads, sorted(texts, key=len))
     return {(line["role"], "taught" if line["teacher"] else "alone"): line for line in lines}
 
@@ -97,7 +98,7 @@ def accepted(line):
         if json.dumps(bad) == json.dumps(line):
             continue
         try:
-            ledger.parse(json.dumps(bad).encode())
+            store.parse(json.dumps(bad).encode())
         except ValueError as error:
             assert re.fullmatch(".{5,300}", str(error)), f"{path} {name}: {error!r}"
             continue
@@ -110,7 +111,7 @@ def accepted(line):
 @pytest.mark.parametrize("kind", committed())
 def test_a_damaged_field_costs_the_line_or_nothing(kind):
     line = committed()[kind]
-    assert ledger.parse(json.dumps(line).encode()) == line
+    assert store.parse(json.dumps(line).encode()) == line
     found = list(accepted(line))
     assert (("hardware", "cpus"), None) in found and (("seconds",), None) not in found
 
@@ -125,7 +126,7 @@ def test_a_key_that_nobody_knows_costs_nothing_and_stops_nobody(kind):
             node = node[key]
         if isinstance(node, dict):
             try:
-                ledger.parse(json.dumps(damaged(line, (*at, "unknown"), value)).encode())
+                store.parse(json.dumps(damaged(line, (*at, "unknown"), value)).encode())
             except ValueError as error:
                 assert re.fullmatch(".{5,300}", str(error)), (at, value)
 
@@ -133,25 +134,25 @@ def test_a_key_that_nobody_knows_costs_nothing_and_stops_nobody(kind):
 @pytest.mark.slow
 def test_what_the_reader_accepts_makes_a_report(tmp_path, monkeypatch):
     """Every damage that the reader lets pass, spread over a hundred lines."""
-    lines = map(json.loads, (ledger.RESULTS / "digits.jsonl").read_text().splitlines())
+    lines = map(json.loads, (store.RESULTS / "digits.jsonl").read_text().splitlines())
     lines = sorted(lines, key=lambda line: -len(line["roc"]) - len(line["matrix"]))
     found, left = list(accepted(lines[0])), []
     for i, line in enumerate(lines):
         for at, damage in found[i :: len(lines)]:
             try:
                 bad = damaged(line, at, damage)
-                ledger.parse(json.dumps(bad).encode())
+                store.parse(json.dumps(bad).encode())
                 line = bad
             except (ValueError, LookupError):  # not in this line, or not together with another
                 left.append(at)
         lines[i] = line
     assert len(left) < len(found) / 2
     (tmp_path / "digits.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for module in (report, cells):
+    for module in (generate, statistics):
         monkeypatch.setattr(module, "TABLES", {"digits": TABLES["digits"]})
     args = ["report", f"--results={tmp_path}", f"--workdir={tmp_path}", f"--out={tmp_path / 'out'}"]
     monkeypatch.setattr("sys.argv", args)
-    report.main()
+    generate.main("Test.")
     text = (tmp_path / "out" / "REPORT.md").read_text()
     assert "is left out" not in text and "is not drawn" not in text
     assert "| kd | 9" in text

@@ -6,8 +6,9 @@ import pytest
 
 from atkd_jax import methods, models
 from configs import methods as presets
-from experiments import published, runs
-from experiments.tables import TABLES
+from experiments.queue import jobs
+from experiments.tables import paper_numbers
+from experiments.tables.rows import TABLES
 
 ROWS = [(name, row) for name, table in TABLES.items() for row in table.rows]
 
@@ -25,12 +26,12 @@ def value(table, method, pair="", data=""):
 
 def test_every_row_is_a_configuration_that_exists():
     for name, row in {(name, row) for name, row in ROWS}:
-        run = runs.resolve(row.config, row.role)
-        assert run.config.student in models.MODELS, name
-        assert set(run.config.terms) <= set(methods.METHODS), name
-        assert bool(run.config.terms) == (row.role == "student" and row.method != "none"), name
+        job = jobs.resolve(row.config, row.role)
+        assert job.config.student in models.MODELS, name
+        assert set(job.config.terms) <= set(methods.METHODS), name
+        assert bool(job.config.terms) == (row.role == "student" and row.method != "none"), name
         if row.metric == "teacher":
-            assert run.teacher is None and run.config.teacher.expect_top1 > 70
+            assert job.teacher is None and job.config.teacher.expect_top1 > 70
 
 
 def test_no_cell_is_declared_twice():
@@ -69,15 +70,15 @@ def test_printed_numbers_are_where_they_were_printed(table, method, pair, data, 
 
 
 def test_rtk_gains_are_those_of_the_papers_text():
-    cells = published.grid(published.RTK_TABLE1)
+    cells = paper_numbers.grid(paper_numbers.RTK_TABLE1)
     for data, over_student in (("cifar10", 1.03), ("cifar100", 1.86)):
         gain = cells["rtk", data] - cells["none", data]
         assert math.isclose(gain, over_student, abs_tol=1e-6)
 
 
 def test_rtks_average_roc_fits_hard_predictions():
-    accuracy, areas = published.grid(published.RTK_TABLE2["r56_r20"]), None
-    areas = published.grid(published.RTK_TABLE3)
+    accuracy, areas = paper_numbers.grid(paper_numbers.RTK_TABLE2["r56_r20"]), None
+    areas = paper_numbers.grid(paper_numbers.RTK_TABLE3)
     classes = {"cifar10": 10, "cifar100": 100, "svhn": 10, "cinic10": 10}
     for (method, data), printed in areas.items():
         top1 = accuracy[method, data] / 100
@@ -95,4 +96,4 @@ def test_the_short_tables_have_every_method_that_was_asked_for():
 
 def test_a_grid_with_a_missing_number_is_not_read():
     with pytest.raises(ValueError, match="shorter|longer"):
-        published.grid("a b\nkd 1.0\n")
+        paper_numbers.grid("a b\nkd 1.0\n")

@@ -1,7 +1,6 @@
-"""The same networks and the same KD step in plain PyTorch, eager: what bench_step.py compares with.
+"""The networks and the KD step of step.py in plain, eager PyTorch, as a baseline.
 
-Written as one would write them in PyTorch; nothing here is used by the package. PyTorch is needed
-(`pip install torch`).
+Written as is usual in PyTorch. Needs `pip install torch`, which the package itself does not.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 
-def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
+def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
@@ -112,14 +111,16 @@ NETWORKS = {
 }
 
 
-class Twin:
+class TorchStep:
     """A KD step: 0.1 CE + 0.9 KL at T = 4, SGD with momentum and weight decay.
 
     Attributes:
-      params: of the student, to hold against ours.
+      params, teacher_params: numbers of parameters of the student and of the teacher.
     """
 
-    def __init__(self, teacher: str, student: str, classes: int, image: np.ndarray, label):
+    def __init__(
+        self, teacher: str, student: str, classes: int, image: np.ndarray, label: np.ndarray
+    ):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.teacher = NETWORKS[teacher](classes).to(self.device).eval()
         self.student = NETWORKS[student](classes).to(self.device).train()
@@ -128,14 +129,14 @@ class Twin:
         self.optimizer = torch.optim.SGD(
             self.student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4
         )
-        # uint8 NHWC, as ours; permuted it is PyTorch's channels_last.
+        # uint8 NHWC as in JAX; permuted, it is PyTorch's channels_last.
         self.image = torch.from_numpy(image).to(self.device)
         self.label = torch.from_numpy(label).long().to(self.device)
 
     def prepared(self) -> torch.Tensor:
         return (self.image.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25
 
-    def ask_teacher(self) -> None:
+    def forward_teacher(self) -> None:
         with torch.no_grad():
             self.teacher(self.prepared())
         self._wait()

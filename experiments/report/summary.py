@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
+from ml_collections import ConfigDict
+
 from atkd_jax import models
 from atkd_jax.data import load
 from atkd_jax.data.dataset_info import IMAGENET_SIZES, KNOWN
+from atkd_jax.errors import UserError
 from atkd_jax.models.size import count_macs
-from experiments import runs
-from experiments.cells import Cell, against_kd, rank_correlation
-from experiments.document import Block, Grid, Heading, Items, Text
-from experiments.ledger import Line
-from experiments.measure import prepared
+from experiments.queue import jobs
+from experiments.report.document import Block, Grid, Heading, Items, Text
+from experiments.results.measure import prepared
+from experiments.results.schema import Line
+from experiments.results.statistics import Cell, against_kd, rank_correlation
 
 HOURS = "hours a seed, estimated"
 Filled = Mapping[str, Mapping[str, Sequence[Cell]]]  # table -> protocol -> cells
@@ -24,12 +27,12 @@ def macs_of(model: str, size: int, classes: int) -> int:
     return count_macs(models.create(model, classes), (size, size, 3))
 
 
-def work_of(config, data: str) -> tuple[float, int]:
-    """Multiply-adds of training on one image (backward counts twice), and images of a run."""
+def work_of(config: ConfigDict, data: str) -> tuple[float, int]:
+    """Multiply-adds of training on one image (backward counts twice), and images of a job."""
     if data == "imagenet":
         size, classes, images = 224, 1000, IMAGENET_SIZES[0]
     else:
-        info = KNOWN[data] if data in KNOWN else load(data).info  # digits are at hand
+        info = KNOWN[data] if data in KNOWN else load(data).info  # digits need no download
         size, classes, images = info.image_shape[0], info.num_classes, info.num_train
     work = 3 * macs_of(config.student, size, classes)
     if config.terms:
@@ -38,7 +41,7 @@ def work_of(config, data: str) -> tuple[float, int]:
 
 
 def not_run(filled: Filled, results: Mapping[str, Line]) -> Grid:
-    """Tables without a result, whether their data are here, and what one of their runs costs."""
+    """Tables without a result, the data sets they lack, and what one of their jobs costs."""
     speed = best_speed(results)
     rows = []
     for name, protocols in filled.items():
@@ -49,17 +52,17 @@ def not_run(filled: Filled, results: Mapping[str, Line]) -> Grid:
         texts = {cell.row.dataset: cell.row.config for cell in cells}
         absent = []
         try:
-            absent = [n for n, t in sorted(texts.items()) if not prepared(runs.read(t).data.name)]
-            work, images = work_of(runs.resolve(row.config).config, row.dataset)
+            absent = [n for n, t in sorted(texts.items()) if not prepared(jobs.read(t).data.name)]
+            work, images = work_of(jobs.resolve(row.config).config, row.dataset)
             hours = f"{work * images / speed / 3600:,.0f}" if speed else ""
-        except ValueError as error:
+        except UserError as error:
             hours = str(error)
         rows.append([name, f"{len(cells)}", ", ".join(absent), f"`{row.config}`", hours])
     return Grid(["table", "cells", "data not prepared here", "a run of it", HOURS], rows, [HOURS])
 
 
 def best_speed(results: Mapping[str, Line]) -> float:
-    """Multiply-adds a second of the fastest run that distilled; 0 if none did."""
+    """Multiply-adds per second of the fastest job that distilled; 0 if none did."""
     speeds = [
         (3 * line["student"]["macs"] + line["teacher"]["macs"] / line["company"])
         * line["images_per_second"]
@@ -70,7 +73,7 @@ def best_speed(results: Mapping[str, Line]) -> float:
 
 
 def forecasts(filled: Filled) -> list[str]:
-    """Whether the short table orders methods as RTK's Table 1 does, of other networks."""
+    """Rank correlations of the short table with RTK's Table 1, which is of other networks."""
     printed = {
         cell.row.method: cell.row.published
         for cell in filled.get("rtk_table1", {}).get("paper", ())
@@ -89,13 +92,13 @@ def forecasts(filled: Filled) -> list[str]:
 
 
 def machine(line: Line) -> str:
-    """What a run ran on."""
+    """The machine that a line was measured on."""
     it = line["hardware"]
     return f"{it['devices']} x {it['device']} ({it['cpus']} CPU cores)"
 
 
-def summary(filled: Filled, results: Mapping[str, Line], problems: Sequence[str]) -> list[Block]:
-    """What agrees, what does not, what was not run, and what is wrong with the files."""
+def summarize(filled: Filled, results: Mapping[str, Line], problems: Sequence[str]) -> list[Block]:
+    """What agrees, what does not, what was not run, and the problems with the files."""
     cells = [c for protocols in filled.values() for some in protocols.values() for c in some]
     by_verdict: dict[str, list[str]] = {}
     for cell in cells:

@@ -1,4 +1,4 @@
-"""What a finished run leaves: the result line, with areas under the curve and what figures need."""
+"""The result line of a finished job, with areas under the curve and the data of figures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from atkd_jax import data
 from atkd_jax.data import cifar_binary
@@ -19,58 +20,57 @@ from atkd_jax.runtime.checkpoint import load_export
 from atkd_jax.runtime.devices import Parallel
 from atkd_jax.training import from_config, teachers
 from atkd_jax.training.evaluate import EVAL_BATCH
-from atkd_jax.training.loader import make_feed
-from atkd_jax.types import PyTree
-from experiments import roc, runs
-from experiments.runs import Run
-from experiments.schema import COUNT, CURVES, Kind, fault
+from atkd_jax.training.loader import Loader, make_loader
+from atkd_jax.types import DataInfo, PyTree
+from experiments.queue import jobs
+from experiments.queue.jobs import Job
+from experiments.results import roc
+from experiments.results.schema import COUNT, CURVES, Damaged, Kind, Line, fault
 
-ROOT = Path(__file__).parent.parent
-# Data with the same classes in the same order, for accuracy on images of another origin. Of the
-# 90,000 test images of CINIC-10, 10,000 are CIFAR-10's test images and 10,000 are training images
-# of CIFAR-10 (github BayesWatch/cinic-10), which TFDS does not tell from the 70,000 of ImageNet.
+ROOT = Path(__file__).parents[2]
+# Data sets with the same classes in the same order, for accuracy on images of another origin. Of
+# the 90,000 test images of CINIC-10, 10,000 are CIFAR-10's test images and 10,000 are training
+# images of CIFAR-10 (github BayesWatch/cinic-10), which TFDS does not distinguish from the 70,000
+# of ImageNet.
 UNSEEN = {"cifar10": "cinic10"}
 
 
-class Damaged(ValueError):
-    """The folder of a finished run does not hold what it should."""
+def measure(job: Job, folder: Path, summary: dict[str, Any], commit: str) -> Line:
+    """The result line of the job in `folder`, whose summary.json is `summary`.
 
-
-def measure(run: Run, folder: Path, summary: dict[str, Any], commit: str) -> dict[str, Any]:
-    """The result line of the run in `folder`, whose summary.json is `summary`.
-
-    Its times are those of all students that were trained in one program, divided by their number
+    Its times are those of all students that were trained together, divided by their number
     ("company").
 
     Raises:
-      Damaged: a file of the run is.
-      ValueError: its data or its teacher are not there.
+      Damaged: a file of the job is.
+      UserError: its data or its teacher are missing.
     """
-    config = run.config
-    feed = make_feed(from_config.source(config), Parallel("none"), config.batch_size, config.seed)
-    network = from_config.network(config, config.student, feed.info)
+    config = job.config
+    source = from_config.source(config)
+    loader = make_loader(source, Parallel("none"), config.batch_size, config.seed)
+    network = from_config.network(config, config.student, loader.info)
     export = folder / "export"
     try:
-        variables = load_export(export, teachers.variables_like(network, feed.info))
+        variables = load_export(export, teachers.variables_like(network, loader.info))
     except ValueError as error:
         raise Damaged(str(error)) from error
-    prob, label = predict(network, variables, feed)
+    prob, label = predict(network, variables, loader)
     other = UNSEEN.get(config.data.name)
     resolved = config.to_dict()
-    resolved["teacher"]["weights"] = runs.resolve(
-        run.text, run.role, run.protocol, run.seed
-    ).config.teacher.weights  # its name: where it lies is nobody's business
+    # The name of the teacher, not the path where it lies on this machine.
+    named = jobs.resolve(job.text, job.role, job.protocol, job.seed).config
+    resolved["teacher"]["weights"] = named.teacher.weights
     return {
-        "hash": run.hash,
-        "config": run.text,
-        "role": run.role,
-        "protocol": run.protocol,
-        "seed": run.seed,
+        "hash": job.hash,
+        "config": job.text,
+        "role": job.role,
+        "protocol": job.protocol,
+        "seed": job.seed,
         "last": summary["last"],
         "best": summary["best"],
         "areas": roc.areas(prob, label),
         "unseen": top1_on(other, config, network, variables) if other else None,
-        "teacher": about_teacher(run, feed.info, summary),
+        "teacher": about_teacher(job, loader.info, summary),
         "student": summary["student"] | {"hash": hash_of(variables)},
         "seconds": round(summary["seconds"], 1),
         "images_per_second": round(summary["images_per_second"], 1),
@@ -79,38 +79,38 @@ def measure(run: Run, folder: Path, summary: dict[str, Any], commit: str) -> dic
         "versions": summary["versions"],
         "commit": commit,
         "history": history(folder, config.epochs),
-        "roc": roc.curves(prob, label) if run.seed == 0 else {},
+        "roc": roc.curves(prob, label) if job.seed == 0 else {},
         "matrix": matrix(folder, config.epochs),
         "class_names": summary["class_names"][: roc.CURVE_CLASSES],
         "resolved": resolved,
     }
 
 
-def predict(network: Network, variables: PyTree, feed) -> tuple[np.ndarray, np.ndarray]:
+def predict(network: Network, variables: PyTree, loader: Loader) -> tuple[np.ndarray, np.ndarray]:
     """Class probabilities [N, K] and labels [N] of the whole test set."""
 
     @jax.jit
-    def one(variables, data, item):
-        batch = feed.fetch(data, item)
+    def predict_batch(variables: PyTree, data: PyTree, item: PyTree):
+        batch = loader.fetch(data, item)
         out = network.apply(variables, batch.image.astype(jnp.float32) / 255.0)
         return jax.nn.softmax(out.logits), batch.label, batch.mask
 
     probs, labels = [], []
-    for stack in feed.test(min(EVAL_BATCH, feed.info.num_test)):
+    for stack in loader.test(min(EVAL_BATCH, loader.info.num_test)):
         for i in range(len(jax.tree.leaves(stack)[0])):
             item = jax.tree.map(lambda x, i=i: x[i], stack)
-            prob, label, mask = jax.device_get(one(variables, feed.test_data, item))
+            prob, label, mask = jax.device_get(predict_batch(variables, loader.test_data, item))
             probs.append(prob[mask])
             labels.append(label[mask])
     return np.concatenate(probs), np.concatenate(labels)
 
 
-def top1_on(name: str, config, network: Network, variables: PyTree) -> float | None:
-    """Accuracy in percent on a data set of the same classes; None if it is not prepared here."""
+def top1_on(name: str, config: ConfigDict, network: Network, variables: PyTree) -> float | None:
+    """Accuracy in percent on a data set of the same classes; None if it is not prepared."""
     if not prepared(name, config.data.data_dir):
         return None
     source = data.load(name, data_dir=config.data.data_dir or None)
-    prob, label = predict(network, variables, make_feed(source, Parallel("none"), 1, 0))
+    prob, label = predict(network, variables, make_loader(source, Parallel("none"), 1, 0))
     return 100 * float(np.mean(prob.argmax(1) == label))
 
 
@@ -122,16 +122,16 @@ def prepared(name: str, data_dir: str = "") -> bool:
     return any(folder.rglob("dataset_info.json"))
 
 
-def about_teacher(run: Run, info, summary: dict[str, Any]) -> dict[str, Any] | None:
-    """Which weights taught, and how good they are."""
+def about_teacher(job: Job, info: DataInfo, summary: dict[str, Any]) -> dict[str, Any] | None:
+    """The teacher's size, its accuracy, and the hash of its weights; None without a teacher."""
     if "teacher" not in summary:
         return None
-    path = Path(run.config.teacher.weights)
+    path = Path(job.config.teacher.weights)
     if path.is_dir():
-        network = from_config.network(run.config, run.config.teacher.model, info)
+        network = from_config.network(job.config, job.config.teacher.model, info)
         found = hash_of(load_export(path, teachers.variables_like(network, info)))
     else:
-        found = runs.digest(path)[: runs.HASH_DIGITS]
+        found = jobs.digest(path)[: jobs.HASH_DIGITS]
     return summary["teacher"] | {"hash": found}
 
 
@@ -140,7 +140,7 @@ def hash_of(variables: PyTree) -> str:
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
         digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
-    return digest.hexdigest()[: runs.HASH_DIGITS]
+    return digest.hexdigest()[: jobs.HASH_DIGITS]
 
 
 def history(folder: Path, epochs: int) -> dict[str, list[float]]:
@@ -150,19 +150,22 @@ def history(folder: Path, epochs: int) -> dict[str, list[float]]:
 
 
 def metrics(folder: Path, epochs: int, kinds: dict[str, Kind]) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, one per epoch, which have values of these kinds.
+    """The rows of metrics.jsonl, one per epoch.
+
+    Args:
+      kinds: of values that every row has.
 
     Raises:
-      ValueError: a row is damaged or missing.
+      Damaged: a row is damaged or missing.
     """
     path, rows = folder / "metrics.jsonl", []
     try:
         for number, text in enumerate(path.read_bytes().splitlines(), 1):
             row = json.loads(text)
             if wrong := fault(row, {"epoch": COUNT} | kinds):
-                raise ValueError(wrong)
+                raise Damaged(wrong)
             if row["epoch"] != number:
-                raise ValueError(f"it is of epoch {row['epoch']}")
+                raise Damaged(f"it is of epoch {row['epoch']}")
             rows.append(row)
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path}:{len(rows) + 1} is damaged: {error}") from error
@@ -175,7 +178,7 @@ def matrix(folder: Path, epochs: int) -> list[list[float]]:
     """RTK's or AFD's attention [student, teacher], mean of the last epoch; empty for others.
 
     Raises:
-      ValueError: the file is damaged, or missing where other epochs have one.
+      Damaged: the file is damaged, or missing where other epochs have one.
     """
     files = sorted((folder / "epochs").glob("*.npz"))
     if not files:
@@ -185,7 +188,7 @@ def matrix(folder: Path, epochs: int) -> list[list[float]]:
         with np.load(path) as arrays:
             names = [name for name in arrays if name.endswith("attention")]
             return np.round(arrays[names[0]], 4).tolist() if names else []
-    except Exception as error:  # a damaged zip raises all kinds of things
+    except Exception as error:  # a damaged zip file raises errors of many types
         raise Damaged(f"{path} is damaged or missing: {error}") from error
 
 

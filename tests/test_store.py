@@ -5,17 +5,18 @@ import resource
 import pytest
 from result_lines import AT, KD, line, write
 
-from experiments import ledger, runs
-from experiments.cells import fill, known_hashes
-from experiments.tables import Row
+from experiments.queue import jobs
+from experiments.results import store
+from experiments.results.statistics import fill, known_hashes
+from experiments.tables.rows import Row
 
 
 def test_a_line_that_a_killed_process_tore_is_named_and_the_next_one_is_whole(tmp_path):
     write(tmp_path, line(KD, 0, 90.0))
     path = tmp_path / "digits.jsonl"
     path.write_text(path.read_text() + '{"hash": "123", "conf')
-    ledger.append(path, line(KD, 1, 91.0))
-    results, problems = ledger.read(tmp_path)
+    store.append(path, line(KD, 1, 91.0))
+    results, problems = store.read(tmp_path)
     assert sorted(one["seed"] for one in results.values()) == [0, 1]
     assert len(problems) == 1 and problems[0].startswith("digits.jsonl:2 is left out")
 
@@ -32,7 +33,7 @@ def test_a_line_that_a_killed_process_tore_is_named_and_the_next_one_is_whole(tm
 )
 def test_what_is_no_result_is_named(tmp_path, text, message):
     (tmp_path / "a.jsonl").write_bytes(text.encode("latin1") + b"\n")
-    results, problems = ledger.read(tmp_path)
+    results, problems = store.read(tmp_path)
     assert results == {} and message in problems[0]
 
 
@@ -59,32 +60,32 @@ def test_a_line_with_a_damaged_part_is_named(tmp_path, key, value, message):
 
 
 def test_a_line_is_judged_as_it_will_be_read(tmp_path):
-    ledger.append(tmp_path / "digits.jsonl", line(KD, 0, 90.0, class_names=("0", "1")))
-    ((_, read),) = ledger.lines(tmp_path)[0].popitem()[1]
+    store.append(tmp_path / "digits.jsonl", line(KD, 0, 90.0, class_names=("0", "1")))
+    ((_, read),) = store.lines(tmp_path)[0].popitem()[1]
     assert read["class_names"] == ["0", "1"]
 
 
 def test_a_line_that_is_no_result_is_not_written(tmp_path):
     path = tmp_path / "digits.jsonl"
-    ledger.append(path, line(KD, 0, 90.0))
+    store.append(path, line(KD, 0, 90.0))
     before = path.read_bytes()
     with pytest.raises(ValueError, match="its seconds is inf, not a number from 0"):
-        ledger.append(path, line(KD, 1, 90.0, seconds=float("inf")))
+        store.append(path, line(KD, 1, 90.0, seconds=float("inf")))
     assert path.read_bytes() == before
     with pytest.raises(ValueError, match="it has no hash, config"):
-        ledger.append(tmp_path / "new" / "digits.jsonl", {})
+        store.append(tmp_path / "new" / "digits.jsonl", {})
     assert not (tmp_path / "new").exists()
 
 
 def test_a_disk_that_takes_half_of_a_line_leaves_the_file_as_it_was(tmp_path):
     path = tmp_path / "digits.jsonl"
-    ledger.append(path, line(KD, 0, 90.0))
+    store.append(path, line(KD, 0, 90.0))
     before = path.read_bytes()
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limit[1]))
     try:
         with pytest.raises(OSError, match=r"digits\.jsonl cannot be written"):
-            ledger.append(path, line(KD, 1, 90.0))
+            store.append(path, line(KD, 1, 90.0))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert path.read_bytes() == before
@@ -96,7 +97,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path):
     (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone")
     (tmp_path / "c.jsonl").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("not read")
-    results, problems = ledger.read(tmp_path)
+    results, problems = store.read(tmp_path)
     assert len(results) == 1
     assert problems == [
         "a.jsonl is left out: Is a directory",
@@ -108,7 +109,7 @@ def test_a_line_without_all_epochs_is_named(tmp_path):
     short = line(KD, 0, 90.0)
     short["history"]["test/top1"].pop()
     write(tmp_path, short, line(KD, 1, 91.0))
-    results, problems = ledger.read(tmp_path)
+    results, problems = store.read(tmp_path)
     assert [one["seed"] for one in results.values()] == [1]
     assert problems == ["digits.jsonl:1 is left out: its history is not one of 12 epochs"]
 
@@ -134,12 +135,12 @@ def test_results_that_no_row_asks_for_are_named(tmp_path):
     gone = line(KD, 0, 90.0) | {"config": "digits:method=kdd"}
     changed = line(AT, 0, 90.0)
     changed["resolved"]["optimizer"]["lr"] = 0.7
-    changed["hash"] = runs.name_of(changed["resolved"])
+    changed["hash"] = jobs.name_of(changed["resolved"])
     unasked = line("digits:method=fsp", 0, 90.0)
     results, problems = write(tmp_path, gone, changed, unasked, line("digits:method=sp", 0, 90.0))
     assert problems == []
     known = known_hashes(results) - {gone["hash"]}
-    told = {text.split(" ")[0]: text for text in ledger.strangers(results, known)}
+    told = {text.split(" ")[0]: text for text in store.strangers(results, known)}
     assert set(told) == {"digits:method=kdd", AT, "digits:method=fsp"}
     assert "no longer exists" in told["digits:method=kdd"]
     assert "optimizer.lr was 0.7, is 0.1" in told[AT]
@@ -150,6 +151,6 @@ def test_teachers_that_were_trained_again_are_named_if_they_differ(tmp_path):
     again = line(AT, 0, 90.0)
     again["teacher"]["hash"] = "def"
     results, _ = write(tmp_path, line(KD, 0, 90.0), again)
-    (told,) = ledger.taught_differently(results)
+    (told,) = store.taught_differently(results)
     assert "trained 2 times with different results (abc, def)" in told
-    assert ledger.taught_differently(write(tmp_path / "same", line(KD, 0, 90.0))[0]) == []
+    assert store.taught_differently(write(tmp_path / "same", line(KD, 0, 90.0))[0]) == []

@@ -1,17 +1,16 @@
-"""How fast data comes: small sets on the device, JPEGs through tf.data, beside two references.
+"""Data throughput: small sets on the device, and JPEGs through tf.data beside two references.
 
-    python -m experiments.bench_data --images=FOLDER [--sets=digits,cifar10] [--rounds=5]
+    python -m experiments.benchmarks.data --images=FOLDER [--sets=digits,cifar10] [--rounds=5]
 
-Small sets: a batch of 64 looked up and augmented on the device, without a network, against a
-training step of ResNet-20 on the same images. Target: under 5 % of the step.
+Small sets: a batch of 64 looked up and augmented on the device, without a network, as a share of a
+training step of ResNet-20 on the same images. Target: under 5 %.
 
-JPEGs: every *.jpg, *.jpeg and *.JPEG below FOLDER, read often enough to last a while, as random
-resized crops of 224. `decoder` only reads and decodes the same windows
-(`tf.image.decode_and_crop_jpeg`, the limit), `pillow` does what a worker of a PyTorch loader does
-(decode, crop, resize, to float, normalise), `stream` is what trains (uint8; the device does the
-rest). Per core is images per second of CPU time over all threads,
-which other programs on the machine disturb less than wall time. The three take turns; each keeps
-its best of `--rounds`. Targets: 0.9 of the decoder, 3 times Pillow.
+JPEGs: every *.jpg, *.jpeg and *.JPEG below FOLDER, repeated up to ten batches, as random resized
+crops of 224. `decoder` only reads and decodes the same windows (`tf.image.decode_and_crop_jpeg`,
+the limit), `pillow` does the work of a PyTorch loader's worker (decode, crop, resize, to float,
+normalise), `stream` is the training pipeline (uint8; the device does the rest). Per core is images
+per second of CPU time over all threads, which background load affects less than wall time. The
+three take turns; each keeps its best of `--rounds`. Targets: 0.9 of the decoder, 3 times Pillow.
 
 Measured on 2 cores of an x86 server with nothing else to do, jax 0.10.2, TensorFlow 2.21, 50
 photographs of ImageNet (100 kB, mostly 500x375):
@@ -20,14 +19,15 @@ photographs of ImageNet (100 kB, mostly 500x375):
     0.65 ms (0.3 %), with RandAugment(2, 9) 0.79 ms (0.4 %)
     images / s per core: decoder 1,269, stream 990 (0.78), pillow 484 (stream is 2.0 times that)
 
-Since then streams honour EXIF: 5 % more CPU time an image on the same photographs, of which a third
-has to be asked (best of 14 rounds in turns with the code of before, on a busy machine). PNGs, which
-Pillow decodes now, take 1.6 times as long as in TensorFlow (20 of the photographs, 6 rounds).
+Since then streams honour EXIF: 5 % more CPU time per image on the same photographs, of which a
+third needs a closer look (best of 14 rounds in turns with the code before, on a busy machine).
+PNGs, which Pillow decodes now, take 1.6 times as long as in TensorFlow (20 of the photographs,
+6 rounds).
 
 Both JPEG targets are missed by a fifth of a millisecond per image (decoding takes 0.79 ms): 0.17 ms
-are TensorFlow's bilinear resize and the copy into the batch, the rest is rounding and asking
+are TensorFlow's bilinear resize and the copy into the batch, the rest is rounding and the check
 whether a file is a JPEG. Tried, for 1 % each at most: other DCT methods, decoding without fancy
-upscaling, an allocator that keeps its memory. No other kernel of TensorFlow was quicker (nearest
+upscaling, an allocator that keeps its memory. No other TensorFlow kernel was faster (nearest
 neighbour, CropAndResize, QuantizedResizeBilinear and ScaleAndTranslate are slower).
 """
 
@@ -44,17 +44,19 @@ import optax
 from PIL import Image
 
 from atkd_jax import data, models
+from atkd_jax.command_line import Parser, entry_point, number
 from atkd_jax.data import decode
 from atkd_jax.data.augment import Augment, augment
 from atkd_jax.data.dataset_info import IMAGENET_MEAN, IMAGENET_STD
 from atkd_jax.data.folder import Files
 from atkd_jax.data.prepared import import_tf
 from atkd_jax.data.records import FolderRecords
+from atkd_jax.errors import UserError
 from atkd_jax.models.network import Network
 from atkd_jax.training.objective import Objective
-from atkd_jax.training.step import init_state, make_train_step
-from atkd_jax.types import Batch, DataInfo
-from experiments import command
+from atkd_jax.training.step import TrainStep
+from atkd_jax.types import Batch, DataInfo, PyTree
+from experiments import arguments
 
 BATCH, SIZE = 64, 224
 AUGMENTS = {
@@ -66,17 +68,17 @@ AUGMENTS = {
 
 
 def main() -> None:
-    parser = command.Parser(__doc__)
+    parser = Parser(__doc__)
     parser.add_argument(
-        "--images", type=command.folder, help="a folder with JPEGs; without it, only small sets"
+        "--images", type=arguments.folder, help="a folder with JPEGs; without it, only small sets"
     )
     parser.add_argument("--sets", default="digits,cifar10,cifar100,svhn,cinic10")
-    parser.add_argument("--rounds", type=command.number(1, 10**6), default=5)
+    parser.add_argument("--rounds", type=number(1, 10**6), default=5)
     args = parser.parse_args()
     for name in filter(None, args.sets.split(",")):
         try:
             source = data.load(name)
-        except ValueError as error:
+        except UserError as error:
             print(f"{name} is left out: {error}\n")
             continue
         bench_small(source, args.rounds)
@@ -84,13 +86,13 @@ def main() -> None:
         bench_jpegs(args.images, args.rounds)
 
 
-def best(run: Callable[[], object], rounds: int, repeat: int) -> float:
-    """Seconds of one call, compilation apart: the quickest round of `repeat` calls."""
-    jax.block_until_ready(run())
+def best(call: Callable[[], PyTree], rounds: int, repeat: int) -> float:
+    """Seconds of one call without compilation: the fastest round of `repeat` calls."""
+    jax.block_until_ready(call())
     seconds = []
     for _ in range(rounds):
         began = time.perf_counter()
-        jax.block_until_ready([run() for _ in range(repeat)])
+        jax.block_until_ready([call() for _ in range(repeat)])
         seconds.append((time.perf_counter() - began) / repeat)
     return min(seconds)
 
@@ -103,19 +105,19 @@ def bench_small(source: data.MemorySource, rounds: int) -> None:
     module = models.create("resnet20", source.info.num_classes)
     network = Network(module, source.info.mean, source.info.std)
     tx = optax.sgd(0.05, momentum=0.9)
-    state = init_state(network, None, Objective(), tx, source.info, BATCH, key)
-    train = jax.jit(make_train_step(network, None, Objective(), tx, Augment()))
+    step = TrainStep(network, None, Objective(), tx, source.info.num_train // BATCH)
+    state, train = step.init(key, source.info, BATCH), jax.jit(step)
     batch = Batch(images[index], labels[index], index)
-    step = best(lambda: train(state, (), batch, key), rounds, 2)
+    step_seconds = best(lambda: train(state, (), batch, key), rounds, 2)
     print(f"{source.info.name} on {jax.devices()[0].device_kind}, ", end="")
-    print(f"a step of ResNet-20 on {BATCH} images: {1000 * step:.1f} ms\n")
+    print(f"a step of ResNet-20 on {BATCH} images: {1000 * step_seconds:.1f} ms\n")
     print("| augmentation | ms / batch | images / s | % of the step |\n|---|---|---|---|")
-    for name, info in AUGMENTS.items():
-        run = jax.jit(lambda index, info=info: augment(key, images[index], position, info))
-        seconds = best(lambda run=run: run(index), rounds, 20)
+    for name, how in AUGMENTS.items():
+        augmented = jax.jit(lambda index, how=how: augment(key, images[index], position, how))
+        seconds = best(lambda augmented=augmented: augmented(index), rounds, 20)
         print(
             f"| {name} | {1000 * seconds:.2f} | {BATCH / seconds:,.0f} |"
-            f" {100 * seconds / step:.1f} |",
+            f" {100 * seconds / step_seconds:.1f} |",
             flush=True,
         )
     print()
@@ -125,7 +127,7 @@ def bench_jpegs(folder: Path, rounds: int) -> None:
     suffixes = (".jpg", ".jpeg")
     found = [str(p) for p in sorted(folder.rglob("*")) if p.suffix.lower() in suffixes]
     if not found:
-        raise SystemExit(f"error: there is no JPEG below {folder}")
+        raise UserError(f"there is no JPEG below {folder}")
     paths = np.resize(np.array(found, object), max(len(found), 10 * BATCH) // BATCH * BATCH)
     files = Files(paths, np.zeros(len(paths), np.int32))
     info = DataInfo(
@@ -139,9 +141,9 @@ def bench_jpegs(folder: Path, rounds: int) -> None:
     }
     rates = {name: [] for name in contenders}
     for _ in range(rounds):
-        for name, run in contenders.items():
-            counts = run()
-            next(counts)  # what starts the pipeline is not counted
+        for name, start in contenders.items():
+            counts = start()
+            next(counts)  # starts the pipeline
             cpu, wall = time.process_time(), time.perf_counter()
             seen = sum(counts)
             rates[name].append(
@@ -156,7 +158,7 @@ def bench_jpegs(folder: Path, rounds: int) -> None:
 
 
 def decoder(source: data.StreamSource) -> Iterator[int]:
-    """Reads and decodes the windows of an epoch, and does nothing with them."""
+    """Reads and decodes the windows of an epoch; yields batch sizes."""
     tf, _ = import_tf()
 
     def height(example):
@@ -174,7 +176,7 @@ def decoder(source: data.StreamSource) -> Iterator[int]:
 
 
 def pillow(source: data.StreamSource) -> Iterator[int]:
-    """What one worker of a PyTorch loader does to the same windows."""
+    """The work of a PyTorch loader's worker on the same windows; yields batch sizes."""
     tf, _ = import_tf()
     order = data.epoch_order(0, 0, source.info.num_train, BATCH)
     window_of = tf.function(decode.random_window)
@@ -198,4 +200,5 @@ def pillow(source: data.StreamSource) -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    main()
+    with entry_point("stopped"):
+        main()

@@ -1,6 +1,6 @@
-"""The result lines: one JSON object per finished run in results/*.jsonl, appended, never changed.
+"""The results store: one JSON object per finished job in results/*.jsonl, appended, never changed.
 
-What is wrong with a line is said in words; a line that something is wrong with counts for nothing.
+A faulty line is reported and ignored.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from atkd_jax.errors import unwritable
-from experiments import runs
-from experiments.schema import Line, check
+from atkd_jax.errors import UserError, unwritable
+from experiments.queue import jobs
+from experiments.queue.jobs import Job
+from experiments.results.schema import Damaged, Line, check
 
-RESULTS = Path(__file__).parent / "results"
-NUMBERS = ("last", "best", "areas", "unseen")  # what results of one run have to agree in
+RESULTS = Path(__file__).parent
+NUMBERS = ("last", "best", "areas", "unseen")  # equal in all lines of one job
 
 
 def append(path: Path, line: Line) -> None:
-    """Adds one line, whole and on the disk when this returns; a torn last line is ended first.
+    """Adds one line and waits until it is on the disk; a torn last line is ended first.
 
     Raises:
-      ValueError: it is no result.
-      OSError: it cannot be written. The file is as it was, in both cases.
+      Damaged: it is no result.
+      OSError: it cannot be written. In both cases the file is unchanged.
     """
     text = json.dumps(line, separators=(",", ":")).encode() + b"\n"
-    parse(text)  # as readers will
+    parse(text)  # as readers do
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -36,7 +38,7 @@ def append(path: Path, line: Line) -> None:
         if end and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
             text = b"\n" + text
         try:
-            if file.write(text) < len(text):  # the disk took a part
+            if file.write(text) < len(text):  # the disk is full
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
         except OSError as error:
@@ -45,12 +47,12 @@ def append(path: Path, line: Line) -> None:
 
 
 def lines(folder: Path = RESULTS) -> tuple[dict[str, list[tuple[str, Line]]], list[str]]:
-    """{hash: [(FILE:NUMBER, line), ...]} of all whole lines, and what is wrong with the others.
+    """All valid lines as {hash: [(FILE:NUMBER, line), ...]}, and the problems with the others.
 
-    A folder that is not there has no lines.
+    A missing folder has no lines; a file that cannot be read is one of the problems.
 
     Raises:
-      OSError: the folder cannot be read; a file that cannot is one of the problems.
+      OSError: the folder cannot be read.
     """
     found: dict[str, list[tuple[str, Line]]] = {}
     problems = []
@@ -65,7 +67,7 @@ def lines(folder: Path = RESULTS) -> tuple[dict[str, list[tuple[str, Line]]], li
             where = f"{path.name}:{number}"
             try:
                 line = parse(text)
-            except ValueError as error:
+            except Damaged as error:
                 problems.append(f"{where} is left out: {error}")
                 continue
             found.setdefault(line["hash"], []).append((where, line))
@@ -73,7 +75,7 @@ def lines(folder: Path = RESULTS) -> tuple[dict[str, list[tuple[str, Line]]], li
 
 
 def read(folder: Path = RESULTS) -> tuple[dict[str, Line], list[str]]:
-    """All results by hash, and what is wrong with the files, in words.
+    """All results by hash, and the problems with the files.
 
     Of lines that repeat a result one is kept; results of one hash that disagree are all left out.
     """
@@ -93,23 +95,23 @@ def read(folder: Path = RESULTS) -> tuple[dict[str, Line], list[str]]:
 
 
 def parse(text: bytes) -> Line:
-    """The result that a line holds.
+    """The result in a line.
 
     Raises:
-      ValueError: it holds none.
+      Damaged: there is none.
     """
     try:
         line = json.loads(text)
     except UnicodeDecodeError as error:
-        raise ValueError("it is not UTF-8") from error
+        raise Damaged("it is not UTF-8") from error
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"it is not whole JSON ({error})") from error
+        raise Damaged(f"it is not whole JSON ({error})") from error
     check(line)
     return line
 
 
 def taught_differently(results: dict[str, Line]) -> list[str]:
-    """Names trained teachers of which results have seen more than one version."""
+    """Problems with teachers that were trained more than once, with different results."""
     seen: dict[str, set[str]] = {}
     for line in results.values():
         weights = line["resolved"]["teacher"]["weights"]
@@ -124,31 +126,31 @@ def taught_differently(results: dict[str, Line]) -> list[str]:
 
 
 def strangers(results: dict[str, Line], known: Iterable[str]) -> list[str]:
-    """Names results that no row asks for (any more).
+    """Problems with results that no row of a table refers to (any more).
 
     Args:
-      known: the hashes of all runs that rows ask for.
+      known: the hashes of all jobs that rows refer to.
     """
-    known, told = set(known), []
+    known, problems = set(known), []
     for name, line in results.items():
         if name in known:
             continue
         about = f"{line['config']} seed {line['seed']} ({line['protocol']}, {name})"
         try:
-            now = runs.resolve(line["config"], line["role"], line["protocol"], line["seed"])
-        except ValueError as error:
-            told.append(f"{about} is in no table: its configuration no longer exists ({error})")
+            now = jobs.resolve(line["config"], line["role"], line["protocol"], line["seed"])
+        except UserError as error:
+            problems.append(f"{about} is in no table: its configuration no longer exists ({error})")
             continue
         if now.hash == name:
-            told.append(f"{about} is in no table: no row asks for it")
+            problems.append(f"{about} is in no table: no row asks for it")
         else:
-            told.append(f"{about} is in no table: {difference(line['resolved'], now)}")
-    return told
+            problems.append(f"{about} is in no table: {difference(line['resolved'], now)}")
+    return problems
 
 
-def difference(was: dict, now: runs.Run) -> str:
-    """The keys in which a configuration has changed since a result was written."""
-    old, new = runs.identity(was), runs.identity(now.config.to_dict())
+def difference(was: dict[str, Any], now: Job) -> str:
+    """The keys of a configuration that have changed since a result was written."""
+    old, new = jobs.identity(was), jobs.identity(now.config.to_dict())
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     parts = [f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys]
     return "its configuration has changed: " + "; ".join(parts)

@@ -1,4 +1,4 @@
-"""Published numbers, as printed: grids with a first row of pairs or data sets, one row a method.
+"""Published numbers, as printed: grids with a header of pairs or data sets, and a row per method.
 
 A dash means that the source prints no number. Numbers whose source could not be opened are left
 out.
@@ -49,7 +49,7 @@ none      95.3    84.4     96.3  89.9
 """
 
 # github HobbitLong/RepDistiller README, CIFAR-100 top-1 of the last epoch (Tian et al. 2020,
-# arXiv 1910.10699). AB and FT stand there too; this project does not have them.
+# arXiv 1910.10699). AB and FT are there too; this project does not have them.
 CRD_SAME = """
           wrn_40_2_wrn_16_2 wrn_40_2_wrn_40_1 r56_r20 r110_r20 r110_r32 r32x4_r8x4 vgg13_vgg8
 teacher   75.61             75.61             72.34   74.31    74.31    79.42      74.64

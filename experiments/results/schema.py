@@ -1,7 +1,7 @@
-"""What a result line is: every field, its type and its range, and what has to agree within it.
+"""The schema of a result line: every field, its type, its range, and what has to agree within it.
 
-A line comes from a run that was here once, from a file that a person may have edited, or from a
-disk that was full. It is a result only if all of it is whole: readers index it without a look.
+A line may have been edited by a person or cut off by a full disk. Readers index valid lines without
+further checks.
 """
 
 from __future__ import annotations
@@ -9,25 +9,32 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from types import UnionType
 from typing import Any
 
 import numpy as np
 
-from experiments import roc, runs
+from atkd_jax.errors import UserError
+from experiments.queue import jobs
+from experiments.results import roc
 
 Line = dict[str, Any]
 
 
+class Damaged(UserError):
+    """A result line, or a file that one is made from, does not hold what it should."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """Values that a field may have: in words, and as a test."""
+    """Values that a field may have: a description, and a predicate."""
 
     words: str
     fits: Callable[[Any], bool]
 
 
-def number(low: float, high: float, types: Any = int | float) -> Kind:
-    """Numbers within a range; NaN is in none, and a boolean is no number."""
+def number(low: float, high: float, types: type | UnionType = int | float) -> Kind:
+    """Numbers within a range; NaN is in none, and booleans are no numbers."""
 
     def fits(x: Any) -> bool:
         return isinstance(x, types) and not isinstance(x, bool) and low <= x <= high
@@ -49,20 +56,20 @@ def text(least: int) -> Kind:
 LARGEST = float(np.finfo(np.float32).max)  # training computes in float32
 COUNT, PERCENT, PART = number(1, 2**63, int), number(0, 100), number(0, 1)
 LOSS, VALUE = number(0, LARGEST), number(-LARGEST, LARGEST)  # VID's and CRD's may be negative
-RATE = number(0, 1e12)  # and times: they are rounded, even to 0
+RATE = number(0, 1e12)  # times, too; rounding may give 0
 NAME, WORDS, ANY = text(1), text(0), Kind("text", lambda x: isinstance(x, str))
 NULL, EMPTY = Kind("null", lambda x: x is None), Kind("empty", lambda x: x == {})
 CURVES = {"train/loss": [VALUE], "test/loss": [LOSS], "test/top1": [PERCENT]}
 
-# A dict has these keys (others are nobody's business; `...` stands for every key), a list has any
-# number of such items, a tuple names alternatives.
+# A dict has these keys (others are not checked; `...` stands for every key), a list has any number
+# of such items, a tuple lists alternatives.
 ROW = {"epoch": COUNT, "top1": PERCENT, "top5": PERCENT, "loss": LOSS}
 NETWORK = {"model": NAME, "params": COUNT, "macs": COUNT, "hash": NAME}
 LINE = {
     "hash": NAME,
     "config": NAME,
-    "role": one_of(*runs.ROLES),
-    "protocol": one_of(*runs.PROTOCOLS),
+    "role": one_of(*jobs.ROLES),
+    "protocol": one_of(*jobs.PROTOCOLS),
     "seed": number(0, 2**31 - 1, int),
     "last": ROW,
     "best": ROW,
@@ -73,7 +80,7 @@ LINE = {
     "seconds": RATE,
     "images_per_second": RATE,
     "company": COUNT,
-    # os.cpu_count() may not know.
+    # os.cpu_count() may return None.
     "hardware": {"device": NAME, "devices": COUNT, "processes": COUNT, "cpus": (NULL, COUNT)},
     "versions": {...: NAME},
     "commit": WORDS,
@@ -92,7 +99,7 @@ LINE = {
 
 
 def fault(value: Any, shape: Any, where: str = "") -> str:
-    """The first thing in which a value is not of a shape, in words; empty if it is."""
+    """The first mismatch of a value and a shape, in words; empty if there is none."""
     match shape:
         case Kind():
             if shape.fits(value):
@@ -129,7 +136,7 @@ def shorten(value: Any) -> str:
 
 
 def contradiction(line: Line) -> str:
-    """What the parts of a line, each right by itself, say differently; empty if they agree."""
+    """The first disagreement between valid parts of a line, in words; empty if there is none."""
     resolved, history, epochs = line["resolved"], line["history"], line["resolved"]["epochs"]
     teacher = line["teacher"]
     if any(len(history[key]) != epochs for key in CURVES):
@@ -166,11 +173,15 @@ def contradiction(line: Line) -> str:
 
 
 def check(line: Any) -> None:
-    """Raises ValueError if a line is not a whole result, or was changed after it was written."""
+    """Checks a line that was read from a file.
+
+    Raises:
+      Damaged: it is not a whole result, or was changed after it was written.
+    """
     if wrong := fault(line, LINE) or contradiction(line):
-        raise ValueError(wrong)
-    if (name := runs.name_of(line["resolved"])) != line["hash"]:
-        raise ValueError(
+        raise Damaged(wrong)
+    if (name := jobs.name_of(line["resolved"])) != line["hash"]:
+        raise Damaged(
             f"its hash is {line['hash']}, its configuration's is {name}; the line was edited, or a"
             " default in configs/common.py"
         )

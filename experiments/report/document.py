@@ -1,4 +1,4 @@
-"""A document as a list of blocks, written as Markdown and as one HTML page without links."""
+"""A document as a list of blocks, rendered as Markdown and as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Items:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A table; `numeric` names the columns that are aligned to the right."""
+    """A table; the columns in `numeric` are aligned to the right."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -80,7 +80,7 @@ def to_markdown(blocks: Sequence[Block], folder: Path) -> str:
 
 
 def to_html(blocks: Sequence[Block], title: str) -> str:
-    """One page: style and pictures are inside."""
+    """One page that includes its style and pictures."""
     parts = []
     for block in blocks:
         match block:

@@ -1,6 +1,6 @@
-"""What the results say about a cell: mean, spread, verdict, and the paired difference to KD.
+"""Statistics of a table's cells: mean, spread, verdict, and the paired difference to KD.
 
-Pure functions: rows and results in, numbers out. A cell without results has n = 0 and no numbers.
+Pure functions of rows and results. A cell without results has n = 0 and no numbers.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from collections.abc import Mapping, Sequence
 
 from scipy import stats
 
-from experiments import runs
-from experiments.ledger import Line
-from experiments.tables import TABLES, Row, Table
+from atkd_jax.errors import UserError
+from experiments.queue import jobs
+from experiments.results.schema import Line
+from experiments.tables.rows import TABLES, Row, Table
 
 CONFIDENCE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A row and what was measured for it under one protocol.
+    """The results of a row under one protocol.
 
     Attributes:
-      row, protocol: what.
       values: seed -> number, in the row's metric and of the row's epoch.
-      seconds: of all its runs together.
-      lines: seed -> the result line.
+      seconds: of all its jobs together.
+      lines: seed -> result line.
     """
 
     row: Row
@@ -60,7 +60,7 @@ class Cell:
 
     @property
     def verdict(self) -> str:
-        """Where the mean lies: inside the published value ± the spread of the seeds, or not."""
+        """Whether the mean lies within the published value ± the seeds' standard deviation."""
         if self.difference is None:
             return ""
         if self.protocol != "paper":
@@ -74,9 +74,12 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Paired:
-    """A difference over seeds that two methods share: mean, and half of its confidence interval.
+    """A difference over the seeds that two methods share.
 
-    `half` is None for a single pair.
+    Attributes:
+      mean: of the differences.
+      half: half the width of its confidence interval; None for a single pair.
+      n: number of pairs.
     """
 
     mean: float
@@ -88,7 +91,7 @@ class Paired:
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | None:
-    """ours - theirs, seed by seed, with the interval of Student's t; None without common seeds."""
+    """ours - theirs by seed, with the interval of Student's t; None without common seeds."""
     both = sorted(ours.keys() & theirs.keys())
     if not both:
         return None
@@ -112,11 +115,15 @@ def value_of(row: Row, line: Line) -> float | None:
 
 
 def fill(row: Row, protocol: str, results: Mapping[str, Line]) -> Cell:
-    """The cell of a row; ValueError if its configuration does not exist."""
-    runs.resolve(row.config, row.role, protocol)
+    """The cell of a row.
+
+    Raises:
+      UserError: its configuration does not exist.
+    """
+    jobs.resolve(row.config, row.role, protocol)
     lines = {}
     for seed in seeds_of(row, results):
-        name = runs.resolve(row.config, row.role, protocol, seed).hash
+        name = jobs.resolve(row.config, row.role, protocol, seed).hash
         if name in results and value_of(row, results[name]) is not None:
             lines[seed] = results[name]
     values = {seed: value_of(row, line) for seed, line in lines.items()}
@@ -130,65 +137,67 @@ def seeds_of(row: Row, results: Mapping[str, Line]) -> list[int]:
 
 
 def known_hashes(results: Mapping[str, Line]) -> set[str]:
-    """The runs that rows ask for, and the teachers that these need, on data that has results."""
+    """The jobs that rows refer to, and their teachers, on data that has results."""
     known = set()
     for table in TABLES.values():
         for row in table.rows:
-            for protocol in runs.PROTOCOLS:
+            for protocol in jobs.PROTOCOLS:
                 for seed in seeds_of(row, results):
-                    with contextlib.suppress(ValueError):  # fill_table names such a row
-                        run = runs.resolve(row.config, row.role, protocol, seed)
-                        known |= {run.hash} | ({run.teacher.hash} if run.teacher else set())
+                    with contextlib.suppress(UserError):  # fill_table reports such a row
+                        job = jobs.resolve(row.config, row.role, protocol, seed)
+                        known |= {job.hash} | ({job.teacher.hash} if job.teacher else set())
     return known
 
 
 def fill_table(
     table: Table, results: Mapping[str, Line]
 ) -> tuple[dict[str, list[Cell]], list[str]]:
-    """{protocol: cells in the order of the rows} for every protocol with a result, and what is
-    wrong with rows, in words. Without any result: the paper's protocol."""
+    """{protocol: cells in the order of the rows}, and the problems with rows.
+
+    Protocols without a result are left out; without any result, the paper's is kept.
+    """
     found: dict[str, list[Cell]] = {}
     problems = []
-    for protocol in runs.PROTOCOLS:
+    for protocol in jobs.PROTOCOLS:
         cells = []
         for row in table.rows:
             try:
                 cells.append(fill(row, protocol, results))
-            except ValueError as error:
+            except UserError as error:
                 if protocol == "paper":
                     problems.append(f"{row.method} of {row.pair or row.dataset}: {error}")
                 cells.append(Cell(row, protocol, {}, 0.0, {}))
         found[protocol] = cells
-    if same_runs(table):  # digits is short as it stands
+    if protocols_agree(table):  # digits is short already
         return {"quick": found["quick"]}, problems
     kept = {p: cells for p, cells in found.items() if any(cell.n for cell in cells)}
     return kept or {"paper": found["paper"]}, problems
 
 
-def same_runs(table: Table) -> bool:
-    """Whether the protocols mean the same for this table."""
+def protocols_agree(table: Table) -> bool:
+    """Whether all protocols define the same jobs for this table."""
     row = table.rows[0]
     try:
-        names = {runs.resolve(row.config, row.role, p).hash for p in runs.PROTOCOLS}
-    except ValueError:
+        names = {jobs.resolve(row.config, row.role, p).hash for p in jobs.PROTOCOLS}
+    except UserError:
         return False
     return len(names) == 1
 
 
 def against_kd(cell: Cell, results: Mapping[str, Line]) -> Paired | None:
-    """Paired difference to KD on the same data, with the same networks, in the same metric."""
+    """Paired difference to KD on the same data, with the same networks and the same metric."""
     row = cell.row
     if row.method in ("kd", "teacher"):
         return None
     kd = dataclasses.replace(row, config=row.config.replace(f"method={row.method}", "method=kd"))
     try:
         return paired(cell.values, fill(kd, cell.protocol, results).values)
-    except ValueError:
+    except UserError:
         return None
 
 
 def comparable(cells: Sequence[Cell]) -> dict[tuple[str, str, str], list[Cell]]:
-    """Cells by what makes their numbers comparable: (data, pair, metric)."""
+    """Cells whose numbers are comparable, by (data, pair, metric)."""
     found: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
         if cell.row.metric != "teacher":
@@ -198,23 +207,23 @@ def comparable(cells: Sequence[Cell]) -> dict[tuple[str, str, str], list[Cell]]:
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> tuple[float, int] | None:
-    """Spearman's, and of how many pairs; None for fewer than four."""
+    """Spearman's rank correlation and the number of pairs; None for fewer than four."""
     if len(pairs) < 4:
         return None
     return float(stats.spearmanr(*zip(*pairs, strict=True)).statistic), len(pairs)
 
 
 def rank_agreement(cells: Sequence[Cell]) -> tuple[float, int] | None:
-    """Spearman's rank correlation of measured and published numbers of students, and of how many.
+    """Rank correlation of the students' measured and published numbers, and their number.
 
-    None for fewer than four that have both. Meant for cells that are comparable.
+    None for fewer than four that have both. The cells have to be comparable.
     """
     students = [c for c in cells if c.difference is not None and c.row.method != "teacher"]
     return rank_correlation([(c.mean, c.row.published) for c in students])
 
 
 def protocol_agreement(cells: Sequence[Cell], others: Sequence[Cell]) -> tuple[float, int] | None:
-    """Spearman's rank correlation of the students' means under two protocols, and of how many.
+    """Rank correlation of the students' means under two protocols, and their number.
 
     Both lists follow the rows of one table. None for fewer than four students that both have.
     """
@@ -227,9 +236,10 @@ def protocol_agreement(cells: Sequence[Cell], others: Sequence[Cell]) -> tuple[f
 def seed_agreement(cells: Sequence[Cell]) -> tuple[float, int, int] | None:
     """How well seeds agree on the order of the students: can this protocol tell methods apart?
 
-    The mean over pairs of seeds of Spearman's rank correlation between their numbers; of how many
-    cells; of how many seeds. None for fewer than four cells or two seeds that all of them have, or
-    if a seed ranks nothing.
+    Returns:
+      the mean over pairs of seeds of the rank correlation between their numbers, the number of
+      cells, and that of seeds. None for fewer than four cells or two seeds that all of them have,
+      or if all numbers of a seed are equal.
     """
     chosen = [cell for cell in cells if cell.n and cell.row.role == "student"]
     if len(chosen) < 4:

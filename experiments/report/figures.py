@@ -1,6 +1,6 @@
-"""The figures of the report, drawn from result lines; attention maps from finished runs.
+"""The figures of the report: from result lines, and attention maps from finished jobs.
 
-Every function returns an SVG or PNG file's path, or None if there is nothing to draw.
+`draw_*` functions return the path of the SVG or PNG file, or None if there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from matplotlib.ticker import MaxNLocator
 from atkd_jax import data
 from atkd_jax.runtime.checkpoint import load_export
 from atkd_jax.training import attention_plot, from_config, teachers
-from experiments import runs
-from experiments.cells import Cell
+from experiments.queue import jobs
+from experiments.results.schema import Line
+from experiments.results.statistics import Cell
 
 COLOURS = matplotlib.colormaps["tab20"].colors
 CURVE_METHODS = ("none", "kd", "rtk", "at_kd", "atkd")
 MAP_METHODS = ("none", "kd", "atkd")
 PICTURED = 6
-matplotlib.rcParams["svg.hashsalt"] = "atkd_jax"  # the same figure is the same file
+matplotlib.rcParams["svg.hashsalt"] = "atkd_jax"  # the same figure gives the same file
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -37,24 +38,24 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def draft_of(path: Path) -> Path:
-    """Where a picture is written first: one drawn before is kept until the new one is whole."""
+    """Where a picture is written first: an older one is kept until the new one is complete."""
     return path.with_name(f".draft-{path.name}")
 
 
 def literal(name: str) -> str:
-    """A class name as it is, for Matplotlib, which draws no control characters or half pairs."""
+    """A class name with escapes for what Matplotlib cannot draw, such as control characters."""
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
-def first_lines(cells: Sequence[Cell], methods: Sequence[str] = ()) -> list[tuple[str, dict]]:
-    """(method, line of seed 0) of every filled cell, of these methods only if given."""
+def first_lines(cells: Sequence[Cell], methods: Sequence[str] = ()) -> list[tuple[str, Line]]:
+    """(method, line of seed 0) of every filled cell; of these methods only, if given."""
     chosen = [cell for cell in cells if 0 in cell.lines]
     if methods:
         chosen = [cell for cell in chosen if cell.row.method in methods]
     return [(cell.row.method, cell.lines[0]) for cell in chosen]
 
 
-def curves(cells: Sequence[Cell], path: Path) -> Path | None:
+def draw_curves(cells: Sequence[Cell], path: Path) -> Path | None:
     """Training loss and test accuracy over the epochs (RTK's Figure 3), means over the seeds."""
     chosen = [cell for cell in cells if cell.row.method in CURVE_METHODS and cell.n]
     if not chosen:
@@ -85,7 +86,7 @@ def curves(cells: Sequence[Cell], path: Path) -> Path | None:
     return save(figure, path)
 
 
-def methods(cells: Sequence[Cell], path: Path) -> Path | None:
+def draw_methods(cells: Sequence[Cell], path: Path) -> Path | None:
     """Mean, spread and single seeds of methods whose numbers are comparable, sorted."""
     chosen = sorted((c for c in cells if c.n), key=lambda cell: cell.mean)
     if len(chosen) < 3:
@@ -107,7 +108,7 @@ def methods(cells: Sequence[Cell], path: Path) -> Path | None:
     return save(figure, path)
 
 
-def pairs(cells: Sequence[Cell], path: Path) -> Path | None:
+def draw_pairs(cells: Sequence[Cell], path: Path) -> Path | None:
     """Accuracy of teacher, student, KD and RTK over pairs of networks (RTK's Figure 4)."""
     names = list(dict.fromkeys(cell.row.pair for cell in cells if cell.n))
     if not names:
@@ -128,7 +129,7 @@ def pairs(cells: Sequence[Cell], path: Path) -> Path | None:
     return save(figure, path)
 
 
-def matrix(cells: Sequence[Cell], path: Path) -> Path | None:
+def draw_matrix(cells: Sequence[Cell], path: Path) -> Path | None:
     """Attention between student and teacher blocks in the last epoch (RTK's Figure 5)."""
     found = [(name, line) for name, line in first_lines(cells) if line["matrix"]]
     if not found:
@@ -150,7 +151,7 @@ def matrix(cells: Sequence[Cell], path: Path) -> Path | None:
     return save(figure, path)
 
 
-def roc(cells: Sequence[Cell], path: Path) -> Path | None:
+def draw_roc(cells: Sequence[Cell], path: Path) -> Path | None:
     """ROC curves: micro average and five classes (RTK's Figure 6), of RTK or the first method."""
     found = [(n, line) for n, line in first_lines(cells) if line["roc"] and n != "teacher"]
     found = [pair for pair in found if pair[0] == "rtk"] or found[:1]
@@ -163,7 +164,7 @@ def roc(cells: Sequence[Cell], path: Path) -> Path | None:
         label = (
             "micro average" if key == "micro" else f"class {literal(line['class_names'][int(key)])}"
         )
-        # Curves that lie upon each other stay visible: later ones are thinner.
+        # Later curves are thinner, so that curves beneath them stay visible.
         style = dict(color="black" if key == "micro" else COLOURS[2 * i - 2], lw=5 - 0.8 * i)
         label = f"{label} (area {curve['area']:.4f})"
         for axes in (whole, near):
@@ -172,7 +173,7 @@ def roc(cells: Sequence[Cell], path: Path) -> Path | None:
     near.set_xscale("log")
     near.set_xlim(1e-4, 1)
     for text in whole.legend(fontsize=8, loc="lower right").get_texts():
-        text.set_parse_math(False)  # a dollar sign in a name is one
+        text.set_parse_math(False)  # a dollar sign in a class name is no formula
     for axes, title in ((whole, f"{name}, seed 0, probabilities"), (near, "the same, log scale")):
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("false positive rate")
@@ -181,21 +182,23 @@ def roc(cells: Sequence[Cell], path: Path) -> Path | None:
     return save(figure, path)
 
 
-def maps(cells: Sequence[Cell], path: Path, workdir: Path, weights: Path | None) -> Path | None:
+def draw_maps(
+    cells: Sequence[Cell], path: Path, workdir: Path, weights: Path | None
+) -> Path | None:
     """Attention maps of teacher and students (seed 0) on the same test images.
 
-    Needs the finished runs in `workdir` and published weights in `weights`; without them the
-    picture drawn before is kept.
+    Needs the finished jobs in `workdir` and published weights in `weights`; without them, an older
+    picture is kept.
     """
     lines = dict(first_lines(cells, MAP_METHODS))
     exports = {m: workdir / line["hash"] / "export" for m, line in lines.items()}
     old = path if path.exists() else None
     if len(lines) < len(MAP_METHODS) or not all(p.exists() for p in exports.values()):
         return old
-    run = runs.resolve(lines["kd"]["config"], "student", lines["kd"]["protocol"])
-    config = run.config
-    if run.teacher:
-        config.teacher.weights = str(workdir / run.teacher.hash / "export")
+    job = jobs.resolve(lines["kd"]["config"], "student", lines["kd"]["protocol"])
+    config = job.config
+    if job.teacher:
+        config.teacher.weights = str(workdir / job.teacher.hash / "export")
     else:
         config.teacher.weights = str((weights or Path()) / config.teacher.weights)
     if not Path(config.teacher.weights).exists():
@@ -203,9 +206,9 @@ def maps(cells: Sequence[Cell], path: Path, workdir: Path, weights: Path | None)
     source = data.load(config.data.name)
     rows = [int(np.flatnonzero(source.test.label == k)[0]) for k in range(PICTURED)]
     image = source.test.image[rows]
-    master = teachers.describe(config, source.info)
-    variables = teachers.load(config, master, source.info, workdir, train=None)
-    networks = {"teacher": attention_plot.attention(master, variables, image)}
+    teacher = teachers.describe(config, source.info)
+    variables = teachers.load(config, teacher, source.info, workdir, train=None)
+    networks = {"teacher": attention_plot.attention(teacher, variables, image)}
     student = from_config.network(config, config.student, source.info)
     for name in MAP_METHODS:
         like = teachers.variables_like(student, source.info)
@@ -215,3 +218,12 @@ def maps(cells: Sequence[Cell], path: Path, workdir: Path, weights: Path | None)
     attention_plot.write_attention(draft, image, names, networks)
     os.replace(draft, path)
     return path
+
+
+DRAW = {
+    "curves": draw_curves,
+    "methods": draw_methods,
+    "pairs": draw_pairs,
+    "matrix": draw_matrix,
+    "roc": draw_roc,
+}

@@ -1,22 +1,21 @@
-"""The tables: one row per published cell, and what has to run to fill it.
+"""The tables: one row per published cell, with the configuration that fills it.
 
-`TABLES[name]` is a Table; its rows say which configuration is behind a cell, what is measured, what
-was published, where, and under which protocol.
+A row defines the configuration behind a cell, what is measured, what was published, and where.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from experiments import published
-from experiments.published import grid
+from experiments.tables import paper_numbers
+from experiments.tables.paper_numbers import grid
 
 RTK = "Yang et al. 2022, arXiv 2206.12788"
 CRD = "github HobbitLong/RepDistiller README (arXiv 1910.10699)"
 ATKD = "AT-KD, slides of this project: expectations, nobody has measured them"
 TABLE1_METHODS = ("none", "kd", "fitnet", "at", "rkd", "crd", "afd", "rtk")
 ATKD_METHODS = ("none", "kd", "at_kd", "atkd", "atkd_poster")
-# What one short table compares: RTK's Table 1 and the methods that it leaves out.
+# Compared in one short table: the methods of RTK's Table 1 and those that it leaves out.
 SHORT = (*TABLE1_METHODS, "sp", "vid", "nst", "pkt", "cc", "dkd", "reviewkd")
 SHORT = (*SHORT, "at_kd", "atkd", "atkd_poster", "aft")
 
@@ -34,7 +33,7 @@ class Row:
       published: the printed number; None if there is none.
       source: of the number.
       epoch: which epoch's number it is: "last", "best" or "unstated".
-      note: what a reader has to know.
+      note: for the reader of the report.
     """
 
     config: str
@@ -51,7 +50,7 @@ class Row:
 
     @property
     def options(self) -> dict[str, str]:
-        """What follows the colon."""
+        """Those after the colon of the configuration string."""
         return dict(item.split("=") for item in self.config.partition(":")[2].split(","))
 
     @property
@@ -71,8 +70,8 @@ class Table:
     Attributes:
       title: one line.
       rows: its cells.
-      note: what a reader has to know of all of them.
-      figures: what else is drawn of its runs: "curves", "pairs", "matrix", "roc", "maps".
+      note: for the reader of the report, about all rows.
+      figures: drawn of its jobs: "curves", "pairs", "matrix", "roc", "maps".
     """
 
     title: str
@@ -84,9 +83,14 @@ class Table:
 def cell(
     dataset: str, pair: str, method: str, published: float | None = None, more: str = "", **rest
 ) -> Row:
-    """A row; `method` may be "teacher", `more` are further options of the configuration."""
+    """A row.
+
+    Args:
+      method: may be "teacher".
+      more: further options of the configuration, such as ",epochs=100".
+    """
     role = "teacher" if method == "teacher" else "student"
-    # The teacher is named by KD's configuration: any with a teacher would do.
+    # KD's configuration stands for the teacher's: any with a teacher would do.
     options = f"method={'kd' if role == 'teacher' else method}" + (f",pair={pair}" if pair else "")
     return Row(f"{dataset}:{options}{more}", role, published=published, **rest)
 
@@ -105,7 +109,7 @@ def by_pair(text: str, **rest) -> list[Row]:
 def imagenet(pair: str, more: str = "", note: str = "") -> list[Row]:
     """Rows of published numbers on ImageNet; the teacher is torchvision's and only measured."""
     rows = []
-    for method, (number, source) in published.IMAGENET[pair].items():
+    for method, (number, source) in paper_numbers.IMAGENET[pair].items():
         own = ("kd", "teacher") if method == "teacher" else (method, "top1")
         rest = dict(more=more, metric=own[1], source=source, note=note)
         rows.append(cell("imagenet", pair, own[0], number, **rest))
@@ -126,13 +130,13 @@ def atkd(dataset: str) -> list[Row]:
 
 
 def areas() -> list[Row]:
-    """RTK's Table 3, which is about hard predictions, and beside it the areas of probabilities."""
-    hard = by_dataset(published.RTK_TABLE3, "r56_r20", source=f"{RTK}, Table 3", metric="hard")
+    """RTK's Table 3, whose areas are of hard predictions, and the areas of probabilities."""
+    hard = by_dataset(paper_numbers.RTK_TABLE3, "r56_r20", source=f"{RTK}, Table 3", metric="hard")
     other = [dataclasses.replace(r, published=None, source="") for r in hard]
     return hard + [dataclasses.replace(r, metric=m) for m in ("macro", "micro") for r in other]
 
 
-MATRIX_PAIRS = tuple(published.RTK_TABLE2)
+MATRIX_PAIRS = tuple(paper_numbers.RTK_TABLE2)
 RTK_PAIRS = ("r56_r20", "r110_r20", "r110_r56", "wrn_40_2_wrn_16_2", "wrn_40_2_wrn_40_2",
              "wrn_40_2_r56", "r34_wrn_28_2")  # fmt: skip
 
@@ -158,7 +162,7 @@ TABLES: dict[str, Table] = {
     ),
     "rtk_table1": Table(
         "RTK, Table 1: ResNet-56 → ResNet-20",
-        tuple(by_dataset(published.RTK_TABLE1, "r56_r20", source=f"{RTK}, Table 1")),
+        tuple(by_dataset(paper_numbers.RTK_TABLE1, "r56_r20", source=f"{RTK}, Table 1")),
         "The paper names neither seeds nor epoch nor the weights of the losses; it gives 0.85 M"
         " parameters for the teacher and 0.27 M for the student.",
         ("curves", "matrix", "roc", "maps"),
@@ -167,7 +171,7 @@ TABLES: dict[str, Table] = {
         "RTK, Table 2: three pairs, four data sets",
         tuple(
             row
-            for pair, text in published.RTK_TABLE2.items()
+            for pair, text in paper_numbers.RTK_TABLE2.items()
             for row in by_dataset(text, pair, source=f"{RTK}, Table 2")
         ),
         "SVHN: the paper's schedule cannot be followed as printed (drops at epoch 150 of 50).",
@@ -218,20 +222,20 @@ TABLES: dict[str, Table] = {
     ),
     "crd_same": Table(
         "CRD benchmark on CIFAR-100, networks of one kind",
-        tuple(by_pair(published.CRD_SAME, source=CRD, epoch="last")),
+        tuple(by_pair(paper_numbers.CRD_SAME, source=CRD, epoch="last")),
         "FSP: the benchmark trains with it for 30 epochs first; here it is a term throughout. The"
         " benchmark's AB and FT are not in this project.",
     ),
     "crd_cross": Table(
         "CRD benchmark on CIFAR-100, networks of different kinds",
-        tuple(by_pair(published.CRD_CROSS, source=CRD, epoch="last")),
+        tuple(by_pair(paper_numbers.CRD_CROSS, source=CRD, epoch="last")),
     ),
     "crd_later": Table(
         "DKD and ReviewKD on the CRD benchmark's pairs",
         tuple(
             row
-            for method, source in (("dkd", published.MD), ("reviewkd", published.DP))
-            for row in by_pair(published.LATER[method], source=source, epoch="best")
+            for method, source in (("dkd", paper_numbers.MD), ("reviewkd", paper_numbers.DP))
+            for row in by_pair(paper_numbers.LATER[method], source=source, epoch="best")
         ),
         "ReviewKD's authors train with batch 128, rate 0.1 and Nesterov momentum; here every method"
         " has the benchmark's recipe.",

@@ -1,44 +1,47 @@
-"""Every method really trains: one pair, one seed, one small budget, real CIFAR-10.
+"""Checks that every method learns: one pair, one seed, a small budget, real CIFAR-10.
 
-    python -m experiments.train_all --weights=resnet20-12fca82f.th --workdir=runs/train_all
+    python -m experiments.benchmarks.every_method_learns --weights=resnet20-12fca82f.th \
+      --workdir=runs/every_method_learns
 
 The published ResNet-20 teaches a ResNet-8 for two epochs on the first 10,000 training images,
-one-cycle, batch 64. This shows that losses go down and nothing diverges; two epochs rank nothing.
-Warm-ups of 20 epochs (DKD, ReviewKD) are left out. Run again, it goes on with what is missing.
+one-cycle, batch 64. It shows that losses fall and nothing diverges; two epochs rank nothing.
+Warm-ups of 20 epochs (DKD, ReviewKD) are left out. The same command resumes.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import sys
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 
 from atkd_jax import data
+from atkd_jax.command_line import Parser, entry_point, number
 from atkd_jax.runtime.cache import enable_compilation_cache
+from atkd_jax.runtime.preemption import stop_signal
 from atkd_jax.training.loop import train_and_evaluate
 from configs import cifar10, methods
-from experiments import command
-from experiments.measure import metrics
-from experiments.schema import VALUE
+from experiments import arguments
+from experiments.results.measure import metrics
+from experiments.results.schema import VALUE
 
 IMAGES, TEACHER_TOP1 = 10_000, 91.73
 
 
 def main() -> None:
-    parser = command.Parser(__doc__)
+    parser = Parser(__doc__)
     parser.add_argument(
-        "--weights", type=command.file, required=True, help="akamaster's resnet20-12fca82f.th"
+        "--weights", type=weights_file, required=True, help="akamaster's resnet20-12fca82f.th"
     )
-    parser.add_argument("--workdir", type=command.writable, default=Path("runs/train_all"))
     parser.add_argument(
-        "--methods", type=command.names("method", methods.METHODS), default=[*methods.METHODS]
+        "--workdir", type=arguments.writable, default=Path("runs/every_method_learns")
     )
-    parser.add_argument("--epochs", type=command.number(1, 10**6), default=2)
+    parser.add_argument(
+        "--methods", type=arguments.names("method", methods.METHODS), default=[*methods.METHODS]
+    )
+    parser.add_argument("--epochs", type=number(1, 10**6), default=2)
     args = parser.parse_args()
-    logging.set_verbosity(logging.ERROR)
     enable_compilation_cache()
     args.workdir.mkdir(parents=True, exist_ok=True)
     subset = write_subset(args.workdir / "cifar10.npz")
@@ -57,18 +60,23 @@ def main() -> None:
         with workdir.with_suffix(".log").open("a") as file, contextlib.redirect_stdout(file):
             result = train_and_evaluate(config, workdir)
         terms = {term: f"train/{term}" for term in ("ce", *config.terms)}
-        try:
-            rows = metrics(workdir, config.epochs, dict.fromkeys(terms.values(), VALUE))
-        except ValueError as error:
-            sys.exit(f"error: {error}")
+        rows = metrics(workdir, config.epochs, dict.fromkeys(terms.values(), VALUE))
         losses = ", ".join(
             f"{term} {rows[0][key]:.4g} -> {rows[-1][key]:.4g}" for term, key in terms.items()
         )
         print(f"| {method} | {result['last']['top1']:.2f} | {losses} | {result['seconds']:.0f} |")
 
 
+def weights_file(text: str) -> Path:
+    """An existing file; `~` is the user's."""
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{path} is no file")
+    return path
+
+
 def write_subset(path: Path) -> Path:
-    """The first training images of CIFAR-10 and all of its test set."""
+    """Writes the first training images of CIFAR-10 and all of its test set, once."""
     if not path.exists():
         source = data.load("cifar10")
         train, test = source.train, source.test
@@ -83,5 +91,5 @@ def write_subset(path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    with command.in_words():
+    with entry_point(), stop_signal():
         main()

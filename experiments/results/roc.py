@@ -1,7 +1,7 @@
 """Receiver operating characteristics of a classifier with K classes, each against the rest.
 
-`hard` treats the prediction as certain: 1 for the class that is answered, 0 for the others. The
-"average ROC" of RTK's Table 3 (Yang et al. 2022, arXiv 2206.12788) is this: with equally many
+`hard` treats the prediction as certain: 1 for the predicted class, 0 for the others. This is the
+"average ROC" of RTK's Table 3 (Yang et al. 2022, arXiv 2206.12788): with equally many
 examples of every class it is (accuracy + 1 - (1 - accuracy) / (K - 1)) / 2, and the printed values
 fit that to 0.0055. Areas of probabilities are much closer to 1.
 """
@@ -39,8 +39,11 @@ def areas(prob: np.ndarray, label: np.ndarray) -> dict[str, float]:
 def curves(prob: np.ndarray, label: np.ndarray) -> dict[str, Any]:
     """Curves to draw, for the micro average and the first classes.
 
+    Args:
+      prob, label: as for `areas`.
+
     Returns:
-      fpr: where they are sampled, densely near 0, where curves of good classifiers bend.
+      fpr: false positive rates, densely near 0, where curves of good classifiers bend.
       curves: "micro" or a class number -> {tpr, area}.
     """
     truth = np.eye(prob.shape[1])[label]

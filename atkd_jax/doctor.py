@@ -1,9 +1,9 @@
-"""Looks at everything a run needs, before it starts: one line each, exit code 1 if one is wrong.
+"""Checks everything a run needs before it starts: one line each, exit code 1 if one is wrong.
 
 python -m atkd_jax.doctor --config=configs/imagenet.py --workdir=DIR
 
-Type it on every host, with the flags of the run: the hosts must see each other, hold the same
-versions, read the same data and write into the same workdir. Nothing is downloaded or left behind.
+Run it on every host with the flags of the run: the hosts must reach each other, have the same
+versions, read the same data and write to the same workdir. Nothing is downloaded or left behind.
 """
 
 from __future__ import annotations
@@ -18,15 +18,24 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, logging
+from absl import app
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from atkd_jax import data
-from atkd_jax import main as command
+from atkd_jax.command_line import entry_point
 from atkd_jax.data import cifar_binary, dataset_info, folder, npz, prepared
 from atkd_jax.data.records import TfdsRecords
 from atkd_jax.errors import UserError, printable
+from atkd_jax.main import (
+    ADDRESS,
+    CONFIG,
+    PROCESS,
+    PROCESSES,
+    WORKDIR,
+    check_arguments,
+    parse_flags,
+)
 from atkd_jax.runtime import hosts, run_files
 from atkd_jax.runtime.lock import missing, remove_empty
 from atkd_jax.training import dry_run
@@ -36,7 +45,7 @@ MIB = 2**20
 
 
 def versions() -> str:
-    """The same on every host."""
+    """Checks that the versions of packages are the same on every host."""
     found = run_files.versions()
     hosts.assert_equal_across_hosts(
         json.dumps(found), "the hosts have different versions of these packages"
@@ -45,7 +54,7 @@ def versions() -> str:
 
 
 def devices() -> str:
-    """As many on every host."""
+    """Checks that every host has the same number of devices."""
     counts = multihost_utils.process_allgather(np.int32(jax.local_device_count())).ravel()
     if len(set(counts.tolist())) > 1:
         raise UserError(f"the hosts have different numbers of devices: {counts.tolist()}")
@@ -53,7 +62,7 @@ def devices() -> str:
 
 
 def connection() -> str:
-    """Every host hears from every other."""
+    """Checks that every host receives from every other."""
     heard = multihost_utils.process_allgather(np.int32(jax.process_index())).ravel()
     if sorted(heard.tolist()) != list(range(jax.process_count())):
         raise UserError(f"of {jax.process_count()} hosts only {sorted(heard.tolist())} answer")
@@ -61,7 +70,7 @@ def connection() -> str:
 
 
 def data_set(config: ConfigDict) -> str:
-    """Every file is there; no image is decoded, nothing is downloaded."""
+    """Checks that every file exists; decodes no image, downloads nothing."""
     name = config.data.name
     kind, _, path = name.partition(":")
     if name == "digits":
@@ -85,7 +94,7 @@ def data_set(config: ConfigDict) -> str:
 
 
 def tfds_set(name: str, config: ConfigDict) -> str:
-    """A prepared set of TensorFlow Datasets, as many examples as are known of it."""
+    """Checks a prepared data set of TensorFlow Datasets and its numbers of examples."""
     builder = prepared.on_disk(data.tfds_name(name), config.data.data_dir or None)
     train = "train"
     test = "test" if "test" in builder.info.splits and name != "imagenet2012" else "validation"
@@ -101,7 +110,7 @@ def tfds_set(name: str, config: ConfigDict) -> str:
 
 
 def teacher(config: ConfigDict) -> str:
-    """Its weights are there."""
+    """Checks that the teacher's weights exist."""
     if not config.terms:
         return "not needed"
     read_facts(config)
@@ -111,14 +120,14 @@ def teacher(config: ConfigDict) -> str:
 
 
 def writable(config: ConfigDict | None, workdir: Path) -> str:
-    """Every host writes a file that every host sees; a run that is there can be gone on with."""
+    """Checks that a run there can be resumed, and that all hosts see what each of them writes."""
     if config is not None:
         run_files.check_same(config)
     unfit = None
     try:
         run_files.check_mine(config, workdir)
         run_files.read_summary(workdir)
-    except (ValueError, OSError) as found:
+    except (UserError, OSError) as found:
         unfit = found
     if not multihost_utils.process_allgather(np.bool_(unfit is None)).all():
         raise unfit or ValueError(f"{workdir} can be used here, and not on another host")
@@ -128,7 +137,7 @@ def writable(config: ConfigDict | None, workdir: Path) -> str:
     try:
         made = missing(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
-        notes[jax.process_index()].open("x").close()  # a file of the user's stays what it is
+        notes[jax.process_index()].open("x").close()  # never overwrites a user's file
     except OSError as found:
         error = found
     multihost_utils.sync_global_devices("doctor wrote")
@@ -147,23 +156,26 @@ def writable(config: ConfigDict | None, workdir: Path) -> str:
 
 
 def space(config: ConfigDict | None, workdir: Path) -> str:
-    """For the checkpoints that are kept, one more while it is written, and the export."""
+    """Checks the disk space for the kept checkpoints, one being written, and the export."""
     there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     text = f"{free / 2**30:,.1f} GiB free"
     if config is None:
         return text
-    needed = (config.checkpoint.keep + 2) * dry_run.state_bytes(dry_run.on_paper(config))
+    needed = (config.checkpoint.keep + 2) * dry_run.state_bytes(dry_run.make_plan(config).setup)
     if free < needed:
         raise UserError(f"{text}, a run needs {needed / 2**30:,.1f} GiB")
     return f"{text}, {needed / MIB:,.0f} MiB needed"
 
 
 def look(name: str, check: Callable[[], str]) -> bool:
-    """One line; whether all hosts are content. A host that is not says so itself."""
+    """Runs a check and prints its line; returns whether it passed on all hosts.
+
+    Every host prints its own failure.
+    """
     try:
         text, good = check(), True
-    except (ValueError, OSError, RuntimeError) as error:
+    except (UserError, OSError, RuntimeError) as error:  # RuntimeError: of JAX's devices
         text, good = " ".join(str(error).split()), False
     everyone = multihost_utils.process_allgather(np.bool_(good)).all()
     if not good:
@@ -175,10 +187,10 @@ def look(name: str, check: Callable[[], str]) -> bool:
 
 
 def examine(config: ConfigDict | None, workdir: Path | None) -> bool:
-    """Looks at everything that can be looked at; True if nothing is wrong.
+    """Runs every check that is possible; True if all pass.
 
-    The space that a run needs depends on its data: without them it is not looked at, nor is a
-    folder that cannot be used.
+    The disk space that a run needs depends on its data. It is checked only if they are in order and
+    the workdir can be used.
     """
     checks = [("versions", versions), ("devices", devices), ("hosts", connection)]
     if config is not None:
@@ -194,20 +206,16 @@ def examine(config: ConfigDict | None, workdir: Path | None) -> bool:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.ERROR)
-    try:
-        hosts.connect(command.ADDRESS.value, command.PROCESSES.value, command.PROCESS.value)
-    except (ValueError, RuntimeError) as error:
-        sys.exit(f"WRONG hosts: {error}")
-    workdir = Path(command.WORKDIR.value) if command.WORKDIR.value else None
-    try:
-        sys.exit(not examine(command.CONFIG.value, workdir))
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+    check_arguments(argv)
+    with entry_point("stopped"):
+        try:
+            hosts.connect(ADDRESS.value, PROCESSES.value, PROCESS.value)
+        except (UserError, RuntimeError) as error:
+            sys.exit(f"WRONG hosts: {error}")
+        workdir = Path(WORKDIR.value) if WORKDIR.value else None
+        sys.exit(not examine(CONFIG.value, workdir))
 
 
 if __name__ == "__main__":
     sys.path.insert(0, os.getcwd())
-    app.run(main, flags_parser=command.parse_flags)
+    app.run(main, flags_parser=parse_flags)

@@ -1,4 +1,4 @@
-"""Errors a person can act on, in one line: what is wrong and what to do."""
+"""Errors for the user: one line with what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """A mistake in what was asked for: one line that says what is wrong and what to do.
+    """A mistake of the user's; its message is one line with what is wrong and what to do.
 
-    Raised on purpose, before anything is half-written. Commands print it without a traceback; any
-    other error is a bug of this package or of a user's own code, and keeps its traceback.
+    Raised before anything is half-written. Commands print it without a traceback; any other error
+    is a bug in this package or in the user's own code, and keeps its traceback.
     """
 
 
@@ -26,12 +26,12 @@ def check_known(what: str, name: str, known: Iterable[str]) -> None:
 
 
 def printable(text: str) -> str:
-    """The text in one line of valid UTF-8: what is neither becomes an escape, as in "a\\nb"."""
+    """Escapes what is not printable, as in "a\\nb", so that the text is one line of valid UTF-8."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def unwritable(path: Path, reason: str) -> OSError:
-    """The error for a file or folder of a run on a disk that is full or gone."""
+    """The error for a run's file or folder that cannot be written, as on a full disk."""
     return OSError(
         f"{path} cannot be written ({reason}); what was saved before is good. Make room, or mend"
         " the disk, and give the same command again"

@@ -1,4 +1,4 @@
-"""The command line.
+"""Trains a student, or plans its training:
 
 python -m atkd_jax.main --config=configs/cifar10.py:method=kd,pair=r56_r20 --workdir=DIR
 """
@@ -48,7 +48,7 @@ def check_arguments(argv: list[str]) -> None:
 
 
 def train() -> None:
-    """Trains, or prints the plan, as the flags say."""
+    """Trains, or prints the plan of a dry run."""
     if CONFIG.value is None:
         raise UserError("a run needs a configuration: add --config=configs/FILE.py")
     hosts.connect(ADDRESS.value, PROCESSES.value, PROCESS.value)
@@ -67,7 +67,7 @@ def train() -> None:
 
 
 class ConfigFile(flags.ArgumentParser):
-    """Reads FILE.py[:options]; a file that cannot be used ends the program with one line."""
+    """Reads FILE.py[:options]; a file that cannot be used ends the command with one line."""
 
     def parse(self, path: str) -> ConfigDict:
         file, *options = path.split(":", 1)
@@ -93,7 +93,7 @@ flags.FLAGS["config"].parser = ConfigFile()
 
 
 def where(file: str, error: Exception) -> str:
-    """A configuration file and the line that it had come to."""
+    """A configuration file and the line at which it failed."""
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
@@ -105,14 +105,14 @@ def where(file: str, error: Exception) -> str:
 
 
 def why(error: Exception) -> str:
-    """What an error says, in one line, and of what kind it is unless the words are enough."""
+    """The message of an error in one line, with its kind unless the message is enough."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
     return kind + " ".join(text.split())
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Reads the flags; a mistake in them, or in a configuration, is one line."""
+    """Parses the flags and checks the configuration; a mistake ends the command with one line."""
     try:
         rest = flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -129,7 +129,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def one_line(error: Exception) -> str:
-    """The last line of what ml_collections says, of which some holds the repr of another error."""
+    """The last line of an error of ml_collections, which may contain the repr of another error."""
     text = str(error).replace("\\n", "\n").replace("\\'", "'")
     line = [line.strip() for line in text.splitlines() if line.strip(" '\"")][-1]
     line = re.sub(r"^\w+Error: ", "", line)
@@ -140,7 +140,7 @@ def one_line(error: Exception) -> str:
 
 
 def cli() -> None:
-    """The console script `atkd`. The configs folder is found from where the command is typed."""
+    """The console script `atkd`. Configurations are found relative to the current directory."""
     sys.path.insert(0, os.getcwd())
     app.run(main, flags_parser=parse_flags)
 

@@ -1,4 +1,4 @@
-"""What values a setting takes, and the one line that refuses all others."""
+"""Ranges: the values that a setting accepts, and the error for all others."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 
 from atkd_jax.errors import UserError, check_known
 
-INT32 = 2**31 - 1  # what steps, seeds and shapes are counted in
+INT32 = 2**31 - 1  # the largest step, seed or size of an axis
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Which values are good, in code and in words. `a | b` holds what one of both holds.
+    """The values that a setting accepts. `a | b` accepts those of either.
 
     Attributes:
       words: what a value has to be, as in "is not WORDS".
-      holds: whether a value is.
-      names: the values, if they are names; a misspelt one is told the nearest.
+      holds: whether a value is accepted.
+      names: the accepted values if they are names; the error for another suggests the nearest.
     """
 
     words: str
-    holds: Callable[[Any], bool]
+    holds: Callable[[object], bool]
     names: tuple[str, ...] = ()
 
     def __or__(self, other: Range) -> Range:
@@ -35,7 +35,7 @@ class Range:
 
 
 def whole(least: int, most: int = INT32) -> Range:
-    """Whole numbers; neither 2.0 nor True is one."""
+    """Integers from `least` to `most`; neither 2.0 nor True is one."""
     return Range(
         f"a whole number from {least} to {most}",
         lambda value: type(value) is int and least <= value <= most,
@@ -43,13 +43,13 @@ def whole(least: int, most: int = INT32) -> Range:
 
 
 def number(interval: str) -> Range:
-    """Whole numbers and fractions in an interval such as "[0, 1)", once they are float32.
+    """Numbers that lie in an interval such as "[0, 1)" after conversion to float32.
 
-    So 1e-50 is no positive number and 1e50 no finite one: training would take them for 0 and inf.
+    So 1e-50 is not positive and 1e50 not finite: training would use 0 and infinity.
     """
     low, high = map(float, interval[1:-1].split(","))
 
-    def holds(value: Any) -> bool:
+    def holds(value: object) -> bool:
         if type(value) not in (int, float):
             return False
         try:
@@ -70,7 +70,7 @@ NAME = Range("a name", lambda value: TEXT.holds(value) and value != "")
 
 
 def one_of(*names: str) -> Range:
-    """One of some names; an empty one stands for none of them and is not told of."""
+    """One of some names; an empty one, for none of them, is not listed in messages."""
     known = tuple(filter(None, names))
     return Range(
         f"one of: {', '.join(known)}",
@@ -80,7 +80,7 @@ def one_of(*names: str) -> Range:
 
 
 def tuple_of(item: Range, *lengths: int) -> Range:
-    """Tuples and lists of values that are in a range; of any length unless some are given."""
+    """Tuples and lists whose items are in a range, of the given lengths or else of any."""
     count = f" of {' or '.join(map(str, lengths))}" if lengths else ""
     return Range(
         f"a tuple{count}, each {item.words}",
@@ -98,17 +98,20 @@ DECAY = number("[0, 1)")  # of a running average
 SHARE = number("[0, 1]")
 WIDTH = whole(1, 2**16)  # channels of a layer
 COLOURS = 3
+EMPTY = Range("()", lambda value: isinstance(value, tuple | list) and not value)
+# Of the pixels of a data set, per channel.
 STATISTICS = {
     kind: Range(
-        f"{COLOURS} numbers, one per colour, of pixels in 0..1: each in {interval}",
+        f"{COLOURS} numbers, one per colour, each in {interval}, of pixels in 0..1 (divide those of"
+        " pixels in 0..255 by 255)",
         tuple_of(number(interval), COLOURS).holds,
     )
     for kind, interval in (("mean", "[0, 1]"), ("std", "(0, 1]"))
 }
 
 
-def check(what: str, value: Any, range: Range) -> None:
-    """Raises UserError naming what it is, its value and the range, unless the range holds it."""
+def check(what: str, value: object, range: Range) -> None:
+    """Raises UserError with the setting's name, its value and its range, unless it is accepted."""
     if range.holds(value):
         return
     if isinstance(value, str) and range.names:
@@ -117,12 +120,12 @@ def check(what: str, value: Any, range: Range) -> None:
 
 
 def setting(default: Any, range: Range) -> Any:
-    """A field of a dataclass, its default and what values it takes; `check_fields` holds it to."""
+    """A dataclass field with a default and a range, which `check_fields` enforces."""
     return dataclasses.field(default=default, metadata={"range": range})
 
 
 def of(kind: type) -> dict[str, Range]:
-    """The ranges of a dataclass's fields that have one."""
+    """The ranges of a dataclass's fields, as far as they have one."""
     return {
         field.name: field.metadata["range"]
         for field in dataclasses.fields(kind)
@@ -130,7 +133,7 @@ def of(kind: type) -> dict[str, Range]:
     }
 
 
-def check_fields(instance: Any) -> None:
+def check_fields(instance: object) -> None:
     """Raises UserError, as `check` does, if a field of a dataclass is out of its range."""
     for name, range in of(type(instance)).items():
         check(f"{type(instance).__name__}.{name}", getattr(instance, name), range)

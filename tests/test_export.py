@@ -11,7 +11,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from atkd_jax import models
-from atkd_jax.export import onnx, student, tflite
+from atkd_jax.export import onnx, tflite, trained
 from atkd_jax.models.network import Network
 from atkd_jax.models.resnet import Bottleneck, ResNet
 from atkd_jax.models.resnet_cifar import BasicBlock
@@ -105,7 +105,7 @@ def case(request):
     variables = random_variables(network.module, size)
     images = pictures(4, size)
     expected = jax.jit(network.apply)(variables, images / np.float32(255)).logits
-    return network, student.serving(network, variables), images, np.asarray(expected)
+    return network, trained.serving(network, variables), images, np.asarray(expected)
 
 
 def depthwise_convolutions(network):
@@ -165,7 +165,7 @@ def test_no_network_has_what_converters_break_on(name):
     (Two other breakages, a pooling's positional arguments and a dynamic batch, are ruled out by
     converting jaxprs and by `serving`, whose batch is one.)
     """
-    module = student.for_device(models.create(name, 10))
+    module = trained.for_device(models.create(name, 10))
     image = jax.ShapeDtypeStruct((1, *ALL[name][1:] * 2, 3), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), image)
     found = list(equations(jax.make_jaxpr(module.apply)(variables, image).jaxpr))

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from small_runs import PATIENCE, write_npz
 
-from atkd_jax.export import formats, measure, onnx, student
+from atkd_jax.export import formats, measure, onnx, trained
 from atkd_jax.export.__main__ import export
 from atkd_jax.export.__main__ import main as export_main
 from atkd_jax.runtime.lock import lock
@@ -86,7 +86,7 @@ def test_a_model_card_and_labels_lie_beside_the_files(exported):
 @pytest.mark.slow
 def test_the_example_classifies_image_files(exported, tmp_path):
     workdir, _ = exported
-    source = student.read(workdir).source
+    source = trained.read(workdir).source
     rows = [list(source.test.label).index(k) for k in range(10)]
     for k, image in enumerate(source.test.image[rows]):
         Image.fromarray(image).save(tmp_path / f"{k}.png")

@@ -16,28 +16,28 @@ def clock(monkeypatch):
     return clock
 
 
-class Said:
+class Printed:
     active = False
 
     def __init__(self):
         self.lines = []
 
-    def say(self, text):
+    def print(self, text):
         self.lines.append(text)
 
 
 def test_speed_and_time_left_are_right_from_the_first_step(clock):
-    said = Said()
-    progress = logs.Progress(said, "student", total=1000, done=200, images_per_step=64)
+    printed = Printed()
+    progress = logs.Progress(printed, "student", total=1000, done=200, images_per_step=64)
     assert progress.images_per_second == 0
     clock.now += 80  # the first ten steps, and their compilation
     progress.advance(210, 1.5)
     assert progress.images_per_second == pytest.approx(10 * 64 / 80)
-    assert said.lines == ["student: step 210/1000, loss 1.500, 8 img/s, 105 min left"]
+    assert printed.lines == ["student: step 210/1000, loss 1.500, 8 img/s, 105 min left"]
     clock.now += 61
     progress.advance(271, 1.0)  # from now on without compilation
     assert progress.images_per_second == pytest.approx(64)
-    assert said.lines[1] == "student: step 271/1000, loss 1.000, 64 img/s, 12 min left"
+    assert printed.lines[1] == "student: step 271/1000, loss 1.000, 64 img/s, 12 min left"
     clock.now += 61  # an evaluation, in which no step is done
     assert progress.images_per_second == pytest.approx(32)
 

@@ -1,1 +1,1 @@
-"""From a finished run to checked files for small devices: `python -m atkd_jax.export --help`."""
+"""Exports a trained student for small devices: `python -m atkd_jax.export --help`."""

@@ -1,10 +1,10 @@
-"""From a finished run to files for small devices, each of them measured again on the test set.
+"""Exports the student of a finished run for small devices and measures every file again.
 
     python -m atkd_jax.export --workdir=DIR [--formats=tflite,tflite_int8] [--max_drop=1.0]
 
 Writes WORKDIR/device/: the files, labels.txt, a model card (README.md) and report.json; prints one
-table. If a file is wrong or loses more than --max_drop points, nothing is written and the exit
-status is not zero.
+table. If a file is wrong or loses more than --max_drop points of top-1, nothing is written and the
+exit code is 1.
 """
 
 from __future__ import annotations
@@ -17,41 +17,40 @@ import numpy as np
 
 from atkd_jax.command_line import Parser, entry_point, number
 from atkd_jax.errors import UserError
-from atkd_jax.export import card, formats, measure
-from atkd_jax.export import student as students
+from atkd_jax.export import card, formats, measure, trained
 from atkd_jax.ranges import INT32
 from atkd_jax.runtime import json_file, replace, run_files
 from atkd_jax.runtime.lock import lock
 
-BESIDE = ("README.md", "labels.txt", "preparation.json", "report.json")  # the networks' files
-FIRST = 32  # test images on which a float32 file is held to JAX's logits before all the others
+BESIDE = ("README.md", "labels.txt", "preparation.json", "report.json")  # next to the exports
+FIRST = 32  # test images whose logits of a float32 file are compared with JAX's before the rest
 
 
 def export(
     workdir: Path, names: list[str], calibration: int = 256, max_drop: float = 1.0
 ) -> list[measure.Row]:
-    """Converts, checks and measures the student of a finished run; fills `workdir/device`.
+    """Converts, checks and measures the student of a finished run; writes `workdir/device`.
 
     Args:
       names: keys of `FORMATS`.
-      calibration: how many training images int8 takes its ranges from, at most.
+      calibration: the largest number of training images from which int8 ranges are computed.
       max_drop: points of top-1 that a file may lose against JAX.
 
     Raises:
-      UserError: no such format, a package is missing, no finished run, another process is at work
-        in it, a file is not good enough or would replace one of the user's; `workdir/device` is as
-        before.
-      OSError: a file cannot be written; `workdir/device` is as before.
+      UserError: the format is unknown, a package is missing, the run is not finished or in use by
+        another process, a file loses too much or would overwrite one of the user's;
+        `workdir/device` is unchanged.
+      OSError: a file cannot be written; `workdir/device` is unchanged.
     """
-    students.read_summary(workdir)
+    trained.read_summary(workdir)
     device = workdir / "device"
     with run_files.disk_errors(workdir), lock(workdir):
         replace.recover(device, exported)
         formats.check(names)
         replace.check(device, [*BESIDE, *(formats.FORMATS[name].file for name in names)], exported)
-        student = students.read(workdir)
-        samples = students.calibration_images(student.source, calibration)
-        expected, label = students.reference(student)
+        student = trained.read(workdir)
+        samples = trained.calibration_images(student.source, calibration)
+        expected, label = trained.reference(student)
         top1 = check_top1(student, expected, label)
         with replace.replacing(device, exported) as draft:
             rows = []
@@ -67,7 +66,7 @@ def export(
 
 
 def exported(device: Path) -> list[str]:
-    """Names of the entries that this command has written into a folder: its report lists them."""
+    """Names of the entries of a folder that this command wrote, as its report.json lists them."""
     try:
         checks = {"rows": json_file.is_list_of(json_file.is_object)}
         report = json_file.read(device / "report.json", "a report", "", checks)
@@ -77,7 +76,7 @@ def exported(device: Path) -> list[str]:
 
 
 def make(
-    student: students.Student,
+    student: trained.Student,
     name: str,
     folder: Path,
     samples: np.ndarray,
@@ -87,23 +86,23 @@ def make(
     """Writes one file into `folder` and measures it.
 
     Args:
-      samples: training images for int8, [N, H, W, 3].
-      expected, label: JAX's logits [N, K] of the test set and its labels [N].
+      samples: training images [N, H, W, 3] uint8, for int8 calibration.
+      expected, label: JAX's logits [N, K] on the test set, and its labels [N].
     """
     form = formats.FORMATS[name]
-    serve = students.serving(student.network, student.variables)
+    serve = trained.serving(student.network, student.variables)
     path = folder / form.file
     path.write_bytes(form.convert(serve, student.source.info.image_shape, samples))
     if form.exact:
-        first = next(students.test_images(student.source))[0][:FIRST]
+        first = next(trained.test_images(student.source))[0][:FIRST]
         logits = measure.run(path, [first]).logits
         measure.check_numerics(name, logits, expected[: len(logits)])
-    images = (image for image, _ in students.test_images(student.source))
+    images = (image for image, _ in trained.test_images(student.source))
     return measure.row(name, path, measure.run(path, images), expected, label)
 
 
-def check_top1(student: students.Student, logits: np.ndarray, label: np.ndarray) -> float:
-    """JAX's top-1 in percent; UserError if it is not what the run wrote down."""
+def check_top1(student: trained.Student, logits: np.ndarray, label: np.ndarray) -> float:
+    """Returns JAX's top-1 in percent; raises UserError if it differs from the run's own."""
     top1 = 100 * float((logits.argmax(1) == label).mean())
     if abs(top1 - student.meta["top1"]) > max(0.5, 100 / len(label)):
         raise UserError(

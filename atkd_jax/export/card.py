@@ -1,4 +1,4 @@
-"""The model card: what somebody needs to know who finds only the folder."""
+"""The model card: everything needed to use the exported files without the rest of the run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import atkd_jax
 from atkd_jax.data import MemorySource, preparation
 from atkd_jax.errors import printable
 from atkd_jax.export.measure import Row, table
-from atkd_jax.export.student import Student
+from atkd_jax.export.trained import Student
 
 CARD = """\
 # {model}, trained on {data}
@@ -41,7 +41,7 @@ int8 took its ranges from {calibration} training images.
 def write(
     folder: Path, student: Student, top1: float, rows: list[Row], calibration: int, cpu: str
 ) -> None:
-    """Writes README.md, labels.txt and preparation.json. top1: JAX's."""
+    """Writes README.md, labels.txt and preparation.json. top1: JAX's, in percent."""
     summary, info = student.summary, student.source.info
     height, width, _ = info.image_shape
     plan = preparation.describe(student.source)
@@ -69,7 +69,7 @@ def write(
 
 
 def in_words(plan: dict[str, Any], in_memory: bool) -> str:
-    """How an image file becomes the input. plan: of `preparation.describe`."""
+    """How an image file becomes the input, as text. plan: of `preparation.describe`."""
     (cover_height, cover_width), (height, width) = plan["cover"], plan["crop"]
     text = (
         "An image file becomes the input as `preparation.json` says and `classify.py` does:\n"
@@ -98,7 +98,7 @@ def teacher(summary: dict[str, Any]) -> str:
 
 
 def commit() -> str:
-    """Of this code, with "-dirty" if it was changed since; "unknown" outside of its repository."""
+    """The commit of this code, "-dirty" if modified since; "unknown" outside a repository."""
     here = Path(__file__).parent
     own = ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name]
     try:

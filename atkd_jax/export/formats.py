@@ -1,4 +1,4 @@
-"""The formats: `FORMATS` names them."""
+"""The export formats, by name: `FORMATS`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 
 from atkd_jax.errors import UserError, check_known
 from atkd_jax.export import onnx, stablehlo, tflite
-from atkd_jax.export.student import Serve
+from atkd_jax.export.trained import Serve
 
 
 class Format(NamedTuple):
     """One kind of file.
 
     Attributes:
-      file: its name; the suffix tells `runtime` what runs it.
+      file: its name; `runtime` picks the interpreter by its suffix.
       convert: (serve, image_shape, calibration images) -> content.
-      packages: what converting and running it need.
-      exact: it computes in float32, so that its logits have to be JAX's.
+      packages: required to convert and run it.
+      exact: computes in float32, so its logits must equal JAX's.
     """
 
     file: str
@@ -60,7 +60,7 @@ INSTALL = {
 
 
 def check(names: list[str]) -> None:
-    """Raises UserError if a format is unknown, or if a package that it needs is missing."""
+    """Raises UserError if a format is unknown or a package that it needs is missing."""
     for name in names:
         check_known("format", name, FORMATS)
         for package in FORMATS[name].packages:

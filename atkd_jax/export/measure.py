@@ -1,4 +1,4 @@
-"""Runs a file with its own runtime, in a process of its own, and compares it with JAX."""
+"""Runs an exported file in its own runtime, in a separate process, and compares it with JAX."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOLERANCE = 1e-4  # of the logits' range, for files that compute in float32
 
 
 class Answers(NamedTuple):
-    """What a file says and costs: logits [N, K], seconds [N], memory in bytes."""
+    """Outputs and cost of a file: logits [N, K], seconds [N], memory in bytes."""
 
     logits: np.ndarray
     seconds: np.ndarray
@@ -27,17 +27,17 @@ class Answers(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
-      format: its name.
-      file: the file's.
-      bytes: on the disk.
+      format: name of the format.
+      file: name of the file.
+      bytes: its size on disk.
       top1: percent of the test set.
-      drop: what it loses against JAX, in points.
-      agreement: percent of the test set where it and JAX say the same.
-      milliseconds: for one image, the median over the test set, on one thread.
-      megabytes: of memory that loading and running it take at their peak.
+      drop: points of top-1 lost against JAX.
+      agreement: percent of the test set on which it predicts the same class as JAX.
+      milliseconds: per image, the median over the test set, on one thread.
+      megabytes: peak memory that loading and running it add to a process.
     """
 
     format: str
@@ -51,10 +51,10 @@ class Row(NamedTuple):
 
 
 def run(path: Path, images: Iterable[np.ndarray]) -> Answers:
-    """Runs a file over images [B, H, W, 3] uint8, which may come in several parts.
+    """Runs a file on images [B, H, W, 3] uint8, given in one or several parts.
 
     Raises:
-      UserError: it cannot be run.
+      UserError: the file does not run.
     """
     images = iter(images)
     part = next(images)
@@ -80,7 +80,7 @@ def run(path: Path, images: Iterable[np.ndarray]) -> Answers:
                     part = next(images, None)
                 process.stdin.close()
             except BrokenPipeError:
-                pass  # it has died, and says why in its last line
+                pass  # it has died; the last line of its stderr is the reason
         if process.returncode:
             *_, reason = errors.read_text(errors="replace").split("\n")[:-1] or ["no message"]
             raise UserError(f"{path.name} does not run ({process.returncode}): {reason}")
@@ -99,7 +99,7 @@ def check_numerics(name: str, logits: np.ndarray, expected: np.ndarray) -> None:
 
 
 def row(name: str, path: Path, answers: Answers, expected: np.ndarray, label: np.ndarray) -> Row:
-    """The line of one file. expected: JAX's logits [N, K]; label: [N]."""
+    """The row of one file. expected: JAX's logits [N, K]; label: [N]."""
     ours, jax = answers.logits.argmax(1), expected.argmax(1)
     top1 = 100 * float(np.mean(ours == label))
     return Row(
@@ -115,7 +115,7 @@ def row(name: str, path: Path, answers: Answers, expected: np.ndarray, label: np
 
 
 def table(top1: float, rows: list[Row]) -> str:
-    """The table as Markdown, which is readable on a terminal too. top1: JAX's."""
+    """The table as Markdown, aligned for a terminal. top1: JAX's, in percent."""
     cells = [
         ("format", "size kB", "top-1 %", "drop", "same answer %", "ms / image", "memory MB"),
         ("---", *("---:",) * 6),

@@ -1,35 +1,36 @@
-"""ONNX from a jaxpr: one operator for each primitive that our networks are made of.
+"""Converts a jaxpr to ONNX, one operator per primitive.
 
-ONNX has images as NCHW, JAX as NHWC. From the first operator on every array of four axes or more is
-stored with height and width last, so that no transposition remains inside of the network. What does
-not depend on the image is computed now, which leaves of a batch norm one product and two sums;
-runtimes fold these into the convolution.
+ONNX images are NCHW, JAX's are NHWC. After the first operator, arrays with four or more axes are
+stored with height and width last, so that no transposition remains inside the network. Whatever
+does not depend on the image is computed at conversion, which reduces batch norm to one product and
+two sums; runtimes fold these into the convolution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 import atkd_jax
 from atkd_jax.errors import UserError
 from atkd_jax.export.onnx_operators import OPERATORS, Value, stored
-from atkd_jax.export.student import Serve
+from atkd_jax.export.trained import Serve
 
 OPSET = 17
 INLINED = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call")
 
 
 def convert(serve: Serve, image_shape: tuple[int, int, int]) -> bytes:
-    """An ONNX file: `image` [1, H, W, 3] uint8 in, `logits` [1, K] float32 out.
+    """Returns an ONNX file: input `image` [1, H, W, 3] uint8, output `logits` [1, K] float32.
 
     Raises:
-      UserError: the network has something that is not among `OPERATORS`.
+      UserError: the network uses a primitive that is not in `OPERATORS`.
     """
     import onnx
 
@@ -58,15 +59,15 @@ def convert(serve: Serve, image_shape: tuple[int, int, int]) -> bytes:
 
 
 class Graph:
-    """An ONNX graph that grows."""
+    """An ONNX graph under construction."""
 
-    def __init__(self, onnx: Any):
+    def __init__(self, onnx: ModuleType):
         self.onnx = onnx
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
     def node(self, operator: str, *inputs: Value, **attributes: Any) -> str:
-        """Adds an operator; constants among the inputs are stored as they are."""
+        """Adds an operator and returns the name of its output; array inputs become constants."""
         name = f"{operator}_{len(self.nodes)}"
         names = [x if isinstance(x, str) else self._constant(x) for x in inputs]
         self.nodes.append(self.onnx.helper.make_node(operator, names, [name], **attributes))
@@ -77,8 +78,8 @@ class Graph:
         self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
-    def run(self, closed: Any, args: Sequence[Value]) -> list[Value]:
-        """Adds everything that a closed jaxpr computes of `args`; returns its outputs."""
+    def run(self, closed: ClosedJaxpr, args: Sequence[Value]) -> list[Value]:
+        """Adds the equations of a closed jaxpr applied to `args`; returns its outputs."""
         jaxpr = closed.jaxpr
         known = dict(zip(jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
         known |= zip(jaxpr.invars, args, strict=True)
@@ -90,7 +91,7 @@ class Graph:
             known |= zip(eqn.outvars, self._equation(eqn, [*map(value, eqn.invars)]), strict=True)
         return [*map(value, jaxpr.outvars)]
 
-    def _equation(self, eqn: Any, inputs: list[Value]) -> list[Value]:
+    def _equation(self, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
         primitive, params = eqn.primitive, eqn.params
         if primitive.name in INLINED:
             return self.run(params.get("jaxpr", params.get("call_jaxpr")), inputs)

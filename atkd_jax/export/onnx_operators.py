@@ -1,35 +1,44 @@
-"""The ONNX operators that our networks need, one for each primitive of a jaxpr: `OPERATORS`.
+"""ONNX operators for the primitives of our networks' jaxprs: `OPERATORS`.
 
-Each is called with the graph, the equation and its inputs, adds what it needs to the graph, and
-returns the name of the result.
+Each is called with the graph, the equation and its inputs, adds operators to the graph, and returns
+the name of the result.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
+from jax.extend.core import JaxprEqn
 
 from atkd_jax.errors import UserError
 
-Value = np.ndarray | str  # known now, or the name of what an operator will compute
-Graph = Any  # onnx.Graph, which imports this file
+Value = np.ndarray | str  # a constant, or the name of an operator's output
+
+
+class Graph(Protocol):
+    """The part of `onnx.Graph` that operators use."""
+
+    onnx: ModuleType
+
+    def node(self, operator: str, *inputs: Value, **attributes: Any) -> str: ...
 
 
 def stored(ndim: int) -> tuple[int, ...]:
-    """JAX's axes in the order in which ONNX gets them."""
+    """JAX's axes in the order in which ONNX stores them."""
     return (0, *range(3, ndim), 1, 2) if ndim > 3 else tuple(range(ndim))
 
 
-def _in_order(values: Sequence[Any]) -> np.ndarray:
-    """Integers, one per axis of JAX's array, in ONNX's order."""
+def _in_order(values: Sequence[int]) -> np.ndarray:
+    """Reorders integers, one per axis of a JAX array, to ONNX's axes."""
     return np.array([values[axis] for axis in stored(len(values))], np.int64)
 
 
 def _beside(x: Value) -> Value:
-    """A constant that meets an image."""
+    """Transposes a constant that is combined with an image."""
     return x.transpose(stored(x.ndim)) if isinstance(x, np.ndarray) else x
 
 
@@ -42,25 +51,25 @@ def _elementwise(operator: str) -> Callable[..., str]:
     return lambda graph, eqn, a, b: graph.node(operator, _beside(a), _beside(b))
 
 
-def _sub(graph: Graph, eqn: Any, a: Value, b: Value) -> str:
+def _sub(graph: Graph, eqn: JaxprEqn, a: Value, b: Value) -> str:
     if isinstance(b, np.ndarray):  # only sums are folded into a convolution before them
         return graph.node("Add", a, _beside(-b))
     return graph.node("Sub", _beside(a), b)
 
 
-def _max(graph: Graph, eqn: Any, a: Value, b: Value) -> str:
+def _max(graph: Graph, eqn: JaxprEqn, a: Value, b: Value) -> str:
     if isinstance(b, np.ndarray) and not b.any():
         return graph.node("Relu", a)
     return graph.node("Max", _beside(a), _beside(b))
 
 
-def _min(graph: Graph, eqn: Any, a: Value, b: Value) -> str:
+def _min(graph: Graph, eqn: JaxprEqn, a: Value, b: Value) -> str:
     if isinstance(b, np.ndarray) and not b.ndim:
         return graph.node("Clip", a, "", b)
     return graph.node("Min", _beside(a), _beside(b))
 
 
-def _cast(graph: Graph, eqn: Any, x: str) -> str:
+def _cast(graph: Graph, eqn: JaxprEqn, x: str) -> str:
     to = graph.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(eqn.params["new_dtype"]))
     return graph.node("Cast", x, to=to)
 
@@ -69,7 +78,7 @@ def _pads(padding: Sequence[tuple[int, int]]) -> list[int]:
     return [int(low) for low, _ in padding] + [int(high) for _, high in padding]
 
 
-def _conv(graph: Graph, eqn: Any, x: str, kernel: Value) -> str:
+def _conv(graph: Graph, eqn: JaxprEqn, x: str, kernel: Value) -> str:
     params, layout = eqn.params, eqn.params["dimension_numbers"]
     _require(isinstance(kernel, np.ndarray), "convolution with a computed kernel")
     _require(layout.lhs_spec == layout.out_spec == stored(4), "convolution that is not NHWC")
@@ -96,52 +105,52 @@ def _pool(graph: Graph, operator: str, params: dict, x: str, **more: Any) -> str
     )
 
 
-def _max_pool(graph: Graph, eqn: Any, x: str) -> str:
+def _max_pool(graph: Graph, eqn: JaxprEqn, x: str) -> str:
     return _pool(graph, "MaxPool", eqn.params, x)
 
 
-def _sum_pool(graph: Graph, eqn: Any, x: str) -> str:
+def _sum_pool(graph: Graph, eqn: JaxprEqn, x: str) -> str:
     mean = _pool(graph, "AveragePool", eqn.params, x, count_include_pad=1)
     return graph.node("Mul", mean, np.float32(math.prod(eqn.params["window_dimensions"])))
 
 
-def _pad(graph: Graph, eqn: Any, x: str, value: np.ndarray) -> str:
+def _pad(graph: Graph, eqn: JaxprEqn, x: str, value: np.ndarray) -> str:
     low, high, inside = zip(*eqn.params["padding_config"], strict=True)
     _require(not any(inside), "padding between pixels")
     return graph.node("Pad", x, np.concatenate([_in_order(low), _in_order(high)]), value)
 
 
-def _slice(graph: Graph, eqn: Any, x: str) -> str:
+def _slice(graph: Graph, eqn: JaxprEqn, x: str) -> str:
     start, stop = eqn.params["start_indices"], eqn.params["limit_indices"]
     steps = eqn.params["strides"] or (1,) * len(start)
     axes = np.arange(len(start))
     return graph.node("Slice", x, _in_order(start), _in_order(stop), axes, _in_order(steps))
 
 
-def _concatenate(graph: Graph, eqn: Any, *parts: Value) -> str:
+def _concatenate(graph: Graph, eqn: JaxprEqn, *parts: Value) -> str:
     axis = stored(eqn.outvars[0].aval.ndim).index(eqn.params["dimension"])
     return graph.node("Concat", *map(_beside, parts), axis=axis)
 
 
-def _reshape(graph: Graph, eqn: Any, x: str) -> str:
-    """Of channels only: [1, H, W, C] -> [1, H, W, G, C / G], or back."""
+def _reshape(graph: Graph, eqn: JaxprEqn, x: str) -> str:
+    """Reshapes channels only: [1, H, W, C] -> [1, H, W, G, C / G], or back."""
     before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     _require(min(len(before), len(after)) > 3 and before[:3] == after[:3], "reshape of an image")
     return graph.node("Reshape", x, _in_order(after))
 
 
-def _transpose(graph: Graph, eqn: Any, x: str) -> str:
+def _transpose(graph: Graph, eqn: JaxprEqn, x: str) -> str:
     order = eqn.params["permutation"]
     after = stored(len(order))
     return graph.node("Transpose", x, perm=[after.index(order[axis]) for axis in after])
 
 
-def _sum(graph: Graph, eqn: Any, x: str) -> str:
+def _sum(graph: Graph, eqn: JaxprEqn, x: str) -> str:
     _require(eqn.params["axes"] == (1, 2), "sum but that of an image's pixels")
     return graph.node("ReduceSum", x, np.array([2, 3]), keepdims=0)
 
 
-def _dot(graph: Graph, eqn: Any, a: Value, b: Value) -> str:
+def _dot(graph: Graph, eqn: JaxprEqn, a: Value, b: Value) -> str:
     _require(
         eqn.params["dimension_numbers"] == (((1,), (0,)), ((), ())), "product but a linear layer's"
     )

@@ -1,11 +1,10 @@
-"""Runs a device file over images, one at a time on one thread, and measures time and memory.
+"""Runs a device file on images, one at a time on one thread, and measures time and memory.
 
     python -m atkd_jax.export.runtime FILE HEIGHT WIDTH ANSWER.npz < images
 
-A process of its own that holds nothing but NumPy and the file's runtime, so that what it measures
-is the file. Reads raw uint8 images from the standard input until it ends; writes `logits` [N, K],
-`seconds` [N] and `memory`, the bytes that loading and running added to the process at their peak
-(NaN where there is no /proc).
+A separate process that imports only NumPy and the file's runtime, so that time and memory are those
+of the file. Reads raw uint8 images from stdin until its end; writes `logits` [N, K], `seconds` [N]
+and `memory`, the peak in bytes that loading and running added to the process (NaN without /proc).
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ RUNTIMES = {
 
 
 def _memory(what: str) -> float:
-    """VmRSS or VmHWM, the memory that the process holds or held at its peak; bytes."""
+    """VmRSS or VmHWM, the current or peak memory of this process in bytes."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

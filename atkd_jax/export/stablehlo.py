@@ -1,4 +1,4 @@
-"""StableHLO by `jax.export`: for servers that run JAX, on whatever it runs on."""
+"""StableHLO by `jax.export`, for servers that run JAX on any platform."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from atkd_jax.export.student import Serve
+from atkd_jax.export.trained import Serve
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def convert(serve: Serve, image_shape: tuple[int, int, int]) -> bytes:
-    """What `jax.export.deserialize` reads, weights included. JAX keeps it readable for 6 months."""
+    """Serialises the function, weights included, for `jax.export.deserialize`.
+
+    JAX guarantees that it stays readable for six months.
+    """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
     return bytes(export.export(jax.jit(serve), platforms=PLATFORMS)(image).serialize())

@@ -1,4 +1,4 @@
-"""TFLite by jax2tf and TensorFlow's converter, which also folds the batch norms."""
+"""TFLite by jax2tf and TensorFlow's converter, which also folds batch norm into convolutions."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from atkd_jax.export.student import Serve
+from atkd_jax.export.trained import Serve
 
 
 def convert(
     serve: Serve, image_shape: tuple[int, int, int], calibration: np.ndarray, kind: str = "float32"
 ) -> bytes:
-    """A TFLite file for batches of one: uint8 image in, float32 logits out.
+    """Returns a TFLite file for single images: input uint8, output float32 logits.
 
     Args:
-      calibration: [N, H, W, 3] uint8, typical images, from which int8 takes its ranges.
-      kind: float32; float16, where weights are stored as such; or int8, where weights, per channel,
-        and activations are, and input and output are converted inside.
+      calibration: [N, H, W, 3] uint8, typical images, from which int8 ranges are computed.
+      kind: "float32"; "float16": weights are stored as float16; "int8": weights, per channel, and
+        activations are int8, and input and output are converted inside.
 
     Raises:
-      ValueError: the calibration images are of another shape.
+      ValueError: the calibration images have another shape or dtype.
     """
     if calibration.shape[1:] != image_shape or calibration.dtype != np.uint8:
         raise ValueError(
@@ -56,7 +56,7 @@ def convert(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the converter's chatter from the terminal, unless something fails."""
+    """Hides the converter's output, which C++ writes too, unless the body raises."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     terminal = os.dup(2)

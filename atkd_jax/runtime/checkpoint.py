@@ -1,4 +1,4 @@
-"""All calls to Orbax: checkpoints of a run, and exports that another run can use as its teacher."""
+"""All calls to Orbax: checkpoints of a run, and exported networks that can become teachers."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ EXPORT_META = "meta.json"
 EXPORTED = ("variables", EXPORT_META)
 
 
-def _target(tree: PyTree, sharding: Sharding) -> PyTree:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+def _with_sharding(abstract: PyTree, sharding: Sharding) -> PyTree:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract
+    )
 
 
 def crc32(tree: PyTree, meta: dict[str, Any]) -> int:
-    """A checksum of all arrays, their names and a JSON value. Neither Orbax nor TensorStore has
-    one: a flipped bit in a file would be a flipped bit in a parameter."""
+    """A checksum of all arrays, their names and a JSON value.
+
+    Neither Orbax nor TensorStore has one: a flipped bit in a file would go unnoticed.
+    """
     crc = zlib.crc32(json.dumps(meta, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
         crc = zlib.crc32(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode(), crc)
@@ -43,7 +47,7 @@ def crc32(tree: PyTree, meta: dict[str, Any]) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """What the system says, else the first line that says something, without a long middle."""
+    """The system's message, else the first line of the error's own, shortened in the middle."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if code := re.search(r"os_error_code=\W*(\d+)", str(error)):  # TensorStore's
@@ -54,9 +58,9 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Orbax, asyncio and TensorStore tell of an error in tracebacks of their own.
+    """Hides the tracebacks that Orbax, asyncio and TensorStore print besides raising an error.
 
-    Their threads do so later than it is raised, so after one they stay silent.
+    Their threads print them later, so after an error these loggers stay disabled.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio", "concurrent.futures")]
     levels, hook = [logger.level for logger in loggers], sys.unraisablehook
@@ -64,8 +68,8 @@ def _silence() -> Iterator[None]:
         logger.setLevel(logging.CRITICAL + 1)
 
     def show(unraisable):
-        late = str(unraisable.exc_value) == "Event loop is closed"  # TensorStore, of Orbax's
-        code = getattr(unraisable.object, "cr_code", None)  # of a read that Orbax has given up
+        late = str(unraisable.exc_value) == "Event loop is closed"  # TensorStore, after Orbax
+        code = getattr(unraisable.object, "cr_code", None)  # of a read that Orbax abandoned
         if not (late or (code and "orbax" in Path(code.co_filename).parts)):
             hook(unraisable)
 
@@ -78,7 +82,7 @@ def _silence() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turns what Orbax and TensorStore raise, which is of many kinds, into one OSError."""
+    """Turns the many kinds of errors that Orbax and TensorStore raise into one OSError."""
     try:
         with _silence():
             yield
@@ -89,7 +93,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def nonfinite(tree: PyTree) -> str | None:
-    """The path of the first array with a number that is not finite; no run could go on with it."""
+    """The path of the first array that contains a NaN or an infinity; None if there is none."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
         if not np.all(np.isfinite(leaf)):
             return jax.tree_util.keystr(path, simple=True, separator="/")
@@ -97,10 +101,10 @@ def nonfinite(tree: PyTree) -> str | None:
 
 
 class Checkpoints:
-    """The last `keep` checkpoints of a run in `directory`.
+    """The last `keep` checkpoints of a run, in `directory`.
 
-    A checkpoint is a tree of arrays and a small JSON value. It counts only once it is whole: one
-    that a killed process left half-written is ignored.
+    A checkpoint is a tree of arrays and a small JSON value. Incomplete ones, left by a killed
+    process, are ignored.
 
     Raises:
       OSError: `directory` cannot be written.
@@ -111,8 +115,8 @@ class Checkpoints:
         with _writing(directory):
             self.manager = ocp.CheckpointManager(
                 directory.absolute(),
-                # Not in the background: Orbax's threads wait five minutes for a folder that cannot
-                # be made, and the check of a state's numbers waits for the devices as it is.
+                # Not asynchronous: Orbax's threads wait five minutes for a folder that cannot be
+                # created, and checking a state for NaNs waits for the devices anyway.
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=keep,
                     create=True,
@@ -122,11 +126,11 @@ class Checkpoints:
             )
 
     def latest(self) -> int | None:
-        """Step of the newest whole checkpoint; None if there is none."""
+        """Step of the newest complete checkpoint; None if there is none."""
         return self.manager.latest_step()
 
     def diverged(self, what: str) -> FloatingPointError:
-        """The error for a run whose numbers are not finite any more."""
+        """The error for a run whose loss or state is no longer finite."""
         kept = self.latest()
         return FloatingPointError(
             f"{what};"
@@ -135,7 +139,7 @@ class Checkpoints:
         )
 
     def save(self, step: int, tree: PyTree, meta: dict[str, Any]) -> None:
-        """Returns when all is on the disk. A step that is there already is kept.
+        """Writes a checkpoint and returns when it is on disk. The newest step is not rewritten.
 
         Raises:
           FloatingPointError: a number of the tree is not finite, with which no run could go on.
@@ -169,11 +173,10 @@ class Checkpoints:
         """Reads a checkpoint into the structure, shapes and dtypes of `abstract`.
 
         Raises:
-          UserError: the checkpoint is damaged (its checksum tells), or another kind of run's.
+          UserError: the checkpoint is damaged, or from another kind of run.
         """
-        args = ocp.args.Composite(
-            tree=ocp.args.StandardRestore(_target(abstract, sharding)), meta=ocp.args.JsonRestore()
-        )
+        tree_args = ocp.args.StandardRestore(_with_sharding(abstract, sharding))
+        args = ocp.args.Composite(tree=tree_args, meta=ocp.args.JsonRestore())
         try:
             with _silence():
                 restored = self.manager.restore(step, args=args)
@@ -201,27 +204,27 @@ class Checkpoints:
 
 
 def exported(directory: Path) -> list[str]:
-    """Names of the entries that `save_export` has written into a folder, whole or not."""
+    """Names of the entries of a folder that `save_export` wrote, complete or not."""
     try:
         read_export_meta(directory)
         return list(EXPORTED)
-    except UserError:  # killed before that was written
+    except UserError:  # killed before meta.json was written
         begun = (directory / "variables" / "_CHECKPOINT_METADATA").exists()
         drafts = (path.name for path in directory.glob("variables.orbax-checkpoint-tmp*"))
         return [*drafts, *(["variables"] if begun else [])]
 
 
 def save_export(directory: Path, variables: PyTree, meta: dict[str, Any]) -> None:
-    """Writes {"params", "batch_stats"} of one network and what is needed to use it again.
+    """Writes {"params", "batch_stats"} of one network and the facts needed to use it again.
 
-    An earlier export stays until the new one is whole.
+    An earlier export stays until the new one is complete.
 
     Args:
-      meta: model, num_classes, mean, std, and anything worth knowing (data, top1, ...).
+      meta: the keys that `read_export_meta` checks, and further ones.
 
     Raises:
       OSError: it cannot be written.
-      UserError: files of a user's are in the way.
+      UserError: a user's files would be overwritten.
     """
     first, directory = jax.process_index() == 0, directory.absolute()
     if first:
@@ -239,7 +242,7 @@ def save_export(directory: Path, variables: PyTree, meta: dict[str, Any]) -> Non
 
 
 def _checkpointer() -> ocp.Checkpointer:
-    """Works here and now, as `Checkpoints` does."""
+    """Not asynchronous, as in `Checkpoints`."""
     return ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
 
@@ -247,7 +250,7 @@ def read_export_meta(directory: Path) -> dict[str, Any]:
     """The JSON value beside exported variables.
 
     Raises:
-      UserError: there is no finished export, or somebody has edited that file badly.
+      UserError: there is no finished export, or its meta.json was edited badly.
     """
     path = directory / EXPORT_META
     if not os.path.lexists(path):
@@ -271,19 +274,23 @@ def read_export_meta(directory: Path) -> dict[str, Any]:
     )
 
 
-def load_export(directory: Path, abstract: PyTree) -> PyTree:
-    """The exported variables as host arrays, in the structure of `abstract`.
+def load_export(directory: Path, abstract: PyTree, meta: dict[str, Any] | None = None) -> PyTree:
+    """Reads exported variables as host arrays, in the structure of `abstract`.
+
+    Args:
+      meta: of `read_export_meta`, if it has been read already.
 
     Raises:
-      UserError: tensors are missing, have other shapes, or are not what was written.
+      UserError: tensors are missing, have other shapes, or are damaged.
     """
-    target = _target(abstract, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    args = ocp.args.StandardRestore(_with_sharding(abstract, here))
     try:
         with _silence(), _checkpointer() as checkpointer:
-            args = ocp.args.StandardRestore(target)
             variables = checkpointer.restore(directory.absolute() / "variables", args=args)
     except Exception as error:
         raise UserError(f"cannot read the network in {directory}: {_reason(error)}") from error
-    if read_export_meta(directory).get("crc32") not in (None, crc32(variables, {})):
+    meta = meta or read_export_meta(directory)
+    if meta.get("crc32") not in (None, crc32(variables, {})):
         raise UserError(f"the network in {directory} is damaged: its checksum differs")
     return jax.tree.map(np.asarray, variables)

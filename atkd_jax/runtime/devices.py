@@ -1,4 +1,4 @@
-"""The only file that knows devices: where arrays lie, and how a per-device function runs on all.
+"""Devices: how arrays are replicated or sharded, and how a per-device function runs on all of them.
 
 A function is written for one device with `Collectives`. Its arguments are replicated (state,
 variables, a data set in memory) or stacks of batches [steps, B, ...] whose second axis is sharded
@@ -28,12 +28,12 @@ MODES = ("shard_map", "pmap", "none")
 
 
 class Parallel:
-    """Devices and the way to use them.
+    """A set of devices and the way to run on them.
 
     Args:
-      mode: "shard_map" (one device, many, or many processes through one path), "pmap" (the same
+      mode: "shard_map" (one code path for one device, many, or many processes), "pmap" (the same
         program through the older API), "none" (plain jit on one device, the reference).
-      devices: all of the job's devices unless given.
+      devices: all devices of the job unless given.
 
     Raises:
       UserError: an unknown mode, or "none" for more than one process.
@@ -50,18 +50,21 @@ class Parallel:
         self.mesh = Mesh(np.array(devices), (AXIS,))
         self.replicated = NamedSharding(self.mesh, P())
         self.sharded = NamedSharding(self.mesh, P(None, AXIS))
-        # For a per-device function; none where there is no named axis.
+        # Passed to per-device functions; without a name where there is no named axis.
         self.axis = Collectives() if mode == "none" else collectives.over(AXIS)
         self._any = jax.jit(jnp.any, out_shardings=self.replicated)
 
     @property
     def steps_per_call(self) -> int:
-        """How many steps of a set in memory are worth one call: the fewer, the sooner a run
-        hears a signal. On CPU the first step of each pays for fresh memory (benchmarks/step.py)."""
+        """Training steps per call, for data in memory.
+
+        Fewer let a run react sooner to a signal; more save overhead, which on CPU is the memory
+        that the first step of every call allocates (benchmarks/step.py).
+        """
         return 10 if self.devices[0].platform == "cpu" else 50
 
     def check_batch(self, batch_size: int, what: str = "batch_size") -> None:
-        """Raises UserError if a global batch cannot be spread evenly."""
+        """Raises UserError unless a global batch can be split evenly over the devices."""
         if batch_size % len(self.devices):
             raise UserError(
                 f"{what} {batch_size} is not divisible by {len(self.devices)} devices;"
@@ -69,7 +72,7 @@ class Parallel:
             )
 
     def replicate(self, tree: PyTree) -> PyTree:
-        """The same host arrays on every device."""
+        """Copies host arrays, equal in all processes, to every device."""
 
         def put(x):
             x = np.asarray(x)
@@ -78,7 +81,7 @@ class Parallel:
         return jax.tree.map(put, tree)
 
     def shard_batches(self, tree: PyTree) -> PyTree:
-        """Global stacks [steps, B, ...], known to every process, spread over the devices."""
+        """Shards global stacks [steps, B, ...], which every process has, over the devices."""
 
         def put(x):
             x = np.asarray(x)
@@ -89,21 +92,21 @@ class Parallel:
         return self._split(jax.tree.map(put, tree))
 
     def shard_local_batches(self, tree: PyTree) -> PyTree:
-        """Stacks [steps, B / processes, ...] of which every process holds its own part."""
+        """Shards stacks [steps, B / processes, ...], of which every process has its own part."""
         if self.mode != "pmap":
             put = functools.partial(jax.make_array_from_process_local_data, self.sharded)
             tree = jax.tree.map(put, tree)
         return self._split(tree)
 
     def _split(self, tree: PyTree) -> PyTree:
-        """For pmap, one more axis: [steps, B, ...] -> [steps, devices of this process, B', ...]."""
+        """For pmap, adds an axis: [steps, B, ...] -> [steps, devices of this process, B', ...]."""
         if self.mode != "pmap":
             return tree
         n = len(self.devices) // jax.process_count()
         return jax.tree.map(lambda x: x.reshape(len(x), n, -1, *x.shape[2:]), tree)
 
     def any_host(self, flag: bool) -> Array | np.bool_:
-        """Whether any process says so: the same answer on all, ready after the steps before it."""
+        """Whether `flag` is true in any process; equal in all, ready after the steps before it."""
         if jax.process_count() == 1:
             return np.bool_(flag)
         flags = jax.make_array_from_callback(
@@ -112,13 +115,13 @@ class Parallel:
         return self._any(flags)
 
     def shapes(self, tree: PyTree) -> PyTree:
-        """What `replicate` would return, as `ShapeDtypeStruct`s, of a tree of such."""
+        """The shapes that `replicate` would return for a tree of `ShapeDtypeStruct`s."""
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), tree
         )
 
     def sharded_shapes(self, tree: PyTree) -> PyTree:
-        """What `shard_batches` would return, as `ShapeDtypeStruct`s; for one process with pmap."""
+        """The shapes that `shard_batches` would return; with pmap, for one process only."""
         if self.mode == "pmap":
             return jax.eval_shape(self._split, tree)
         return jax.tree.map(
@@ -126,16 +129,18 @@ class Parallel:
         )
 
     def init(self, function: Callable[[], PyTree]) -> PyTree:
-        """Runs a function without arguments; its results are replicated."""
+        """Runs a function without arguments and replicates its results."""
         return jax.jit(function, out_shardings=self.replicated)()
 
-    def spmd(self, function: Callable, sharded: tuple[int, ...] = (), donate: tuple[int, ...] = ()):
+    def spmd(
+        self, function: Callable, sharded: tuple[int, ...] = (), donate: tuple[int, ...] = ()
+    ) -> Callable:
         """Compiles a per-device function for all devices.
 
         Args:
-          function: positional arguments and results are trees of arrays.
-          sharded: the arguments that are stacks of batches [steps, B, ...].
-          donate: the arguments whose buffers the results may take over.
+          function: takes positional arguments; arguments and results are trees of arrays.
+          sharded: positions of the arguments that are stacks of batches [steps, B, ...].
+          donate: positions of the arguments whose buffers the results may reuse.
         """
         if self.mode == "none":
             return jax.jit(function, donate_argnums=donate)
@@ -151,7 +156,7 @@ class Parallel:
             )
             if jax.process_count() == 1:
                 return mapped
-            # Of several processes each gets results of its own, which Orbax does not take.
+            # Each of several processes gets its own results, which Orbax does not accept.
             to_global = multihost_utils.host_local_array_to_global_array
             return lambda *args: to_global(mapped(*args), self.mesh, P())
         mapped = jax.shard_map(
@@ -159,7 +164,7 @@ class Parallel:
             mesh=self.mesh,
             in_specs=tuple(P(None, AXIS) if i in sharded else P() for i in arguments),
             out_specs=P(),
-            # The default, True, makes gradients that are averaged by hand too large, silently.
+            # With the default, True, gradients averaged by hand silently become too large.
             check_vma=False,
         )
         return jax.jit(mapped, donate_argnums=donate)

@@ -1,7 +1,7 @@
-"""TensorBoard event files, written where the call is made.
+"""TensorBoard event files, written in the calling thread.
 
-tensorboardX's SummaryWriter writes in a thread of its own. On a full disk that thread dies with a
-traceback, and the next calls wait for it for ever; here the caller gets the OSError.
+tensorboardX's SummaryWriter uses a thread. On a full disk it dies with a traceback and later calls
+block forever; here the caller gets the OSError.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Events:
     """A new event file in `folder`.
 
     Args:
-      purge_step: TensorBoard forgets what older files say of this step and later ones.
+      purge_step: TensorBoard discards what older files contain for this and later steps.
     """
 
     def __init__(self, folder: Path, purge_step: int):

@@ -1,7 +1,7 @@
-"""What a run's numbers depend on besides its configuration: its data and its teacher, by digest.
+"""Fingerprints of what a run depends on besides its configuration: its data and its teacher.
 
-A checkpoint and an export carry a fingerprint. Who goes on from them compares it with what is there
-now, so that a number is never about other images, other labels or another teacher than it says.
+Checkpoints and exports contain a fingerprint. Whatever continues from one compares it with the
+present data and teacher, so that no result mixes images, labels or teachers.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from atkd_jax.runtime.checkpoint import crc32
 from atkd_jax.types import PyTree
 
 Facts = dict[str, Any]
-MANY = 100_000  # files; to ask a network disk for the size of more takes minutes
-# What a difference is told as, the most telling fact first.
+MANY = 100_000  # files; reading the sizes of more from a network disk takes minutes
+# Names of facts in messages; the most informative difference is reported first.
 DATA = {
     "class_names": "classes",
     "num_train": "number of training images",
@@ -42,10 +42,10 @@ TEACHER = {
 
 
 def of_data(source: Source) -> Facts:
-    """Counts, classes in order, and digests: of labels, and of what tells images apart cheaply.
+    """Counts, classes in order, and digests of labels and images.
 
-    Images in memory are digested themselves; streamed ones by the names and sizes of their files
-    (names alone where there are more than MANY), or of TFDS's shards.
+    Images in memory are hashed; of streamed ones, the names and sizes of their files are (names
+    alone if there are more than MANY), or those of TFDS's shards.
     """
     info = source.info
     facts = {
@@ -84,20 +84,20 @@ def _of_records(source: Source) -> Facts:
     return facts
 
 
-def _digest(data: Any) -> str:
+def _digest(data: bytes | np.ndarray) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def of_teacher(model: str, mean: tuple, std: tuple, variables: PyTree) -> Facts:
-    """The network that teaches, by a checksum of its host arrays."""
+    """The teacher's network, its normalisation, and a checksum of its host arrays."""
     checksum = f"{crc32(variables, {}):08x}"
     return {"model": model, "mean": list(mean), "std": list(std), "weights": checksum}
 
 
 def difference(then: Facts, now: Facts, names: dict[str, str]) -> str | None:
-    """The first fact of `names` in which two fingerprints differ, with both sides; None if none.
+    """Describes the first fact of `names` in which two fingerprints differ; None if none does.
 
-    Facts that one side does not know are left out.
+    Facts that one side lacks are skipped.
     """
     for key, name in names.items():
         if key in then and key in now and then[key] != now[key]:
@@ -114,12 +114,12 @@ def _of_classes(then: list[str], now: list[str]) -> str:
     return f"class {k}: {then[k]!r} then, {now[k]!r} now"
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return "x".join(map(str, value)) if isinstance(value, list) and value else str(value)
 
 
 def same_classes(theirs: list[str] | tuple[str, ...], ours: list[str] | tuple[str, ...]) -> bool:
-    """Whether class numbers mean the same. Mere numbers, as of an npz file, may mean anything."""
+    """Whether class numbers mean the same. Unnamed classes, as of an npz file, match any names."""
     theirs, ours = list(theirs), list(ours)
     if len(theirs) != len(ours):
         return False
@@ -130,16 +130,16 @@ def same_classes(theirs: list[str] | tuple[str, ...], ours: list[str] | tuple[st
 def check_resumed(
     workdir: Path, meta: dict, known: dict[str, Facts], step: int, saved: int, total: int
 ) -> None:
-    """Holds a checkpoint to the run that wants to go on from it; says if versions differ.
+    """Checks that a run may resume from a checkpoint; reports versions that differ.
 
     Args:
-      known: the fingerprints of what is here now: data, teacher, versions.
+      known: the present fingerprints: data, teacher, versions.
       step: the checkpoint's name.
-      saved: the step that its state is of.
+      saved: the step in its state.
       total: steps of the run.
 
     Raises:
-      UserError: it is of other data or of another teacher, or its number is not its own.
+      UserError: it belongs to other data or another teacher, or it was renamed.
     """
     where = workdir / "checkpoints" / str(step)
     then = meta.get("fingerprint", {})

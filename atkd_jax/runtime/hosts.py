@@ -1,4 +1,4 @@
-"""Many processes, one job: how they find each other, agree, and part when one is gone."""
+"""Jobs of several processes: how they connect, agree, and end when one of them is lost."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from atkd_jax import ranges
 from atkd_jax.errors import UserError
 
 FLAGS = "--coordinator_address=HOST:PORT, --num_processes and --process_id"
-GRACE = 2.0  # seconds that process 0 stays for the others to speak: all end when it does
+GRACE = 2.0  # seconds in which others can print before process 0 ends, and they with it
 
 
 def connect(address: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the job: from the flags if there are any, else from what TPU, Slurm or Open MPI say.
+    """Joins the job, from the flags if given, else from the environment of TPU, Slurm or Open MPI.
 
-    Must come before JAX touches a device. Without flags and outside of such a job, this process is
-    all there is. JAX notices a dead process after 100 seconds at the latest, and then ends all.
+    Must be called before JAX touches a device. Without flags and outside such a job, this process
+    runs alone. JAX detects a dead process within 100 seconds and then ends all others.
 
     Args:
       address: HOST:PORT of process 0.
       num_processes, process_id: how many there are, and which this is.
 
     Raises:
-      UserError: some of the flags are given and others not, or they do not fit.
+      UserError: only some of the flags are given, or they are inconsistent.
     """
     given = (address, num_processes, process_id)
-    # JAX's own service would take SIGTERM, and do nothing without being asked at every step.
+    # JAX's own service would catch SIGTERM and do nothing unless polled at every step.
     jax.config.update("jax_enable_preemption_service", False)
     if all(value is None for value in given):
         try:
@@ -56,10 +56,10 @@ def connect(address: str | None, num_processes: int | None, process_id: int | No
 
 
 def _meet() -> None:
-    """Connects all devices while nothing has to be compiled.
+    """Connects all devices before anything large is compiled.
 
-    Gloo, which CPUs talk through, gives the others 30 seconds at the first sum over all devices.
-    Hosts that compiled a training before it may be further apart.
+    At the first reduction over all devices, Gloo (CPU's backend) waits 30 seconds for the others.
+    Hosts that compile a training step first may be further apart.
     """
     everywhere = NamedSharding(Mesh(np.array(jax.devices()), "all"), PartitionSpec("all"))
     ones = np.ones(jax.device_count(), np.int32)
@@ -68,7 +68,7 @@ def _meet() -> None:
 
 
 def check_flags(address: str, num_processes: int, process_id: int) -> None:
-    """Raises UserError if there can be no such job: JAX would wait for it, or crash."""
+    """Raises UserError if the flags cannot work: JAX would wait forever, or crash."""
     host, _, port = address.rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
         raise UserError(
@@ -92,13 +92,13 @@ def is_multi_host() -> bool:
 
 
 def log_once(text: str) -> None:
-    """One line for a person, from one host."""
+    """Prints a line on process 0 only."""
     if jax.process_index() == 0:
         print(text, flush=True)
 
 
 def assert_equal_across_hosts(value: str, complaint: str) -> None:
-    """Raises UserError(complaint), on all hosts, unless all call it with the same value."""
+    """Raises UserError(complaint) on all hosts unless all pass the same value."""
     if jax.process_count() > 1:
         crc = np.uint32(zlib.crc32(value.encode()))
         if len(set(multihost_utils.process_allgather(crc).tolist())) > 1:
@@ -106,8 +106,7 @@ def assert_equal_across_hosts(value: str, complaint: str) -> None:
 
 
 def abort(message: str) -> None:
-    """Ends this process with an error, at once: at exit, JAX would wait minutes for other hosts,
-    and Python for threads that wait for a disk."""
+    """Prints an error and exits at once; a normal exit would wait minutes for other hosts."""
     with contextlib.suppress(OSError):  # of a closed pipe
         print(message, file=sys.stderr, flush=True)
         sys.stdout.flush()
@@ -118,7 +117,7 @@ def abort(message: str) -> None:
 
 @contextlib.contextmanager
 def abort_on_lost_host() -> Iterator[None]:
-    """Leaves at once when a computation of several hosts fails, which is how a dead one shows."""
+    """Aborts when a computation of several hosts fails, which happens when one of them dies."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

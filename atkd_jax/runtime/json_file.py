@@ -1,4 +1,4 @@
-"""JSON files of ours, as they may come back: cut, edited by hand, or of another program."""
+"""Reads and checks JSON files, which may be cut off, edited by hand, or from another program."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from typing import Any
 
 from atkd_jax.errors import UserError
 
-Check = Callable[[Any], bool]
+Check = Callable[[object], bool]
 
 
 def read(path: Path, what: str, advice: str, checks: Mapping[str, Check]) -> dict[str, Any]:
-    """The object in a file.
+    """Reads the object in a JSON file.
 
     Args:
-      what: "the configuration of a run", for the message.
-      advice: what to do about a file that is none.
-      checks: key -> whether its value can be used; "a.b" is key b of the object at a.
+      what: for the message, as in "the configuration of a run".
+      advice: for the message, what to do about a file that is invalid.
+      checks: key -> predicate on its value; "a.b" is key b of the object at a.
 
     Raises:
-      UserError: the file is not JSON, holds no object, or a key is missing or has such a value
-        that nobody can use; one line with the file, the key and the advice.
+      UserError: the file contains no JSON object, or a key is missing or fails its check.
     """
 
     def complain(reason: str) -> UserError:
@@ -51,26 +50,26 @@ def read(path: Path, what: str, advice: str, checks: Mapping[str, Check]) -> dic
     return value
 
 
-def is_number(value: Any) -> bool:
-    """What float64 can hold, and no bool."""
+def is_number(value: object) -> bool:
+    """Whether float64 can represent a value; bool is not a number."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and abs(value) <= sys.float_info.max
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def is_text(value: Any) -> bool:
+def is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def is_object(value: Any) -> bool:
+def is_object(value: object) -> bool:
     return isinstance(value, dict)
 
 
 def is_list_of(good: Check, length: int | None = None) -> Check:
-    def check(value: Any) -> bool:
+    def check(value: object) -> bool:
         fits = isinstance(value, list) and length in (None, len(value))
         return fits and all(map(good, value))
 

@@ -1,4 +1,4 @@
-"""One process owns the folder of a run, by a lock that the system drops when the process ends."""
+"""Locks a run's folder for one process; the system releases the lock when the process ends."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ OWNER = re.compile(r"process \d+ on \S+")
 
 
 def _open(path: Path, mode: str) -> TextIO:
-    """Follows no link, and waits for no pipe.
+    """Opens a lock without following a link or waiting for a pipe.
 
     Raises:
-      UserError: it is no file, or a file of somebody else's.
+      UserError: it is no file, or a file of another kind.
       OSError: it cannot be opened.
     """
     flags = os.O_RDWR | os.O_CREAT if mode == "r+" else os.O_RDONLY
@@ -38,15 +38,15 @@ def _open(path: Path, mode: str) -> TextIO:
         f"{path} is not the lock of a run, and a run needs that name; give another --workdir"
     )
     try:
-        found = os.open(path, flags, 0o666)
+        descriptor = os.open(path, flags, 0o666)
     except OSError as error:
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise complaint from error
         raise
-    if not stat.S_ISREG(os.fstat(found).st_mode):
-        os.close(found)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise complaint
-    file = os.fdopen(found, mode, errors="replace")
+    file = os.fdopen(descriptor, mode, errors="replace")
     text = file.read(1000)
     if text and not OWNER.fullmatch(text):
         file.close()
@@ -55,10 +55,10 @@ def _open(path: Path, mode: str) -> TextIO:
 
 
 def is_there(workdir: Path) -> bool:
-    """Whether `workdir` holds the lock of a run that works or has worked in it.
+    """Whether `workdir` contains the lock of a run, active or not.
 
     Raises:
-      UserError: something else has that name.
+      UserError: something else has the lock's name.
     """
     if not os.path.lexists(workdir / LOCK):
         return False
@@ -73,7 +73,7 @@ def missing(folder: Path) -> list[Path]:
 
 
 def remove_empty(folders: list[Path]) -> None:
-    """Takes back folders that were made, as far as nothing lies in them."""
+    """Removes those of the folders that are empty."""
     for path in folders:
         with contextlib.suppress(OSError):
             path.rmdir()
@@ -81,12 +81,12 @@ def remove_empty(folders: list[Path]) -> None:
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Makes `workdir` and keeps other jobs out of it. Leaves no trace if nothing was written.
+    """Creates `workdir` and keeps other jobs out of it. Leaves no trace if nothing was written.
 
-    Where the file system knows no locks, it says so and lets the run go on.
+    If the file system does not support locks, this prints a line and goes on without one.
 
     Raises:
-      UserError: it cannot be written, or another process is at work in it.
+      UserError: the folder cannot be written, or another process uses it.
     """
     if jax.process_index() != 0:
         yield
@@ -112,7 +112,7 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def _remove_if_unused(workdir: Path, before: set[str]) -> None:
-    """Takes the lock back where nothing was written, so that the folder is no run's."""
+    """Removes the lock if nothing was written, so that the folder does not pass for a run's."""
     with contextlib.suppress(OSError):
         unchanged = set(os.listdir(workdir)) == before | {LOCK}
         if unchanged and (LOCK not in before or before == {LOCK}):
@@ -120,7 +120,7 @@ def _remove_if_unused(workdir: Path, before: set[str]) -> None:
 
 
 def _open_and_lock(workdir: Path) -> TextIO:
-    """The lock's file, which is still there: another process may have removed it meanwhile."""
+    """Opens and locks the lock's file, again if another process has removed it meanwhile."""
     path = workdir / LOCK
     while True:
         workdir.mkdir(parents=True, exist_ok=True)

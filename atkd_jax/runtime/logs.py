@@ -1,4 +1,4 @@
-"""What a run tells: JSON lines, TensorBoard events, and a progress bar or plain lines."""
+"""A run's logs: JSON lines, TensorBoard events, and a progress bar or plain lines."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Log:
     """`metrics.jsonl` and TensorBoard events in `workdir`; host 0 only.
 
     Args:
-      rows: of the epochs that are done, as the checkpoint holds them. The file is written anew from
-        them, so that the log of a resumed run reads like that of an uninterrupted one, whatever a
-        killed process left.
-      name: of the student, where several are trained together.
+      rows: of the finished epochs, from the checkpoint. The file is rewritten from them, so that
+        the log of a resumed run equals that of an uninterrupted one, whatever a killed process
+        left.
+      name: of the student, if several are trained together.
     """
 
     def __init__(self, workdir: Path, rows: list[dict[str, float]], name: str = ""):
@@ -34,12 +34,12 @@ class Log:
         self.path = workdir / METRICS
         draft = self.path.with_suffix(".draft")
         draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(draft, self.path)  # a process killed right here keeps the old file
+        os.replace(draft, self.path)  # atomic: a killed process leaves the old file or the new one
         last = rows[-1]["step"] if rows else 0
         self.events = Events(workdir / "tensorboard", purge_step=last + 1)
 
     def epoch(self, row: dict[str, float]) -> None:
-        """One line of numbers for machines, one for people."""
+        """Logs the metrics of an epoch and prints a summary of them."""
         if not self.active:
             return
         with self.path.open("a") as file:
@@ -47,13 +47,13 @@ class Log:
         values = {key: value for key, value in row.items() if key not in ("step", "epoch")}
         self.events.scalars(values, row["step"])
         who = f"{self.name}: " if self.name else ""
-        self.say(
+        self.print(
             f"{who}epoch {row['epoch']}: loss {row['train/loss']:.4f}, train top-1"
             f" {row['train/top1']:.2f}, test top-1 {row['test/top1']:.2f}"
         )
 
-    def say(self, text: str) -> None:
-        """One line for a person."""
+    def print(self, text: str) -> None:
+        """Prints a line without disturbing the progress bar."""
         if self.active:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
@@ -64,10 +64,10 @@ class Log:
 
 
 def read_rows(workdir: Path, last_step: int) -> list[dict[str, float]]:
-    """The rows of `metrics.jsonl` up to a step, for checkpoints that do not hold them themselves.
+    """Reads the rows of `metrics.jsonl` up to a step, for old checkpoints that lack them.
 
     Raises:
-      UserError: a line is no row.
+      UserError: a line is not a row.
     """
     path, rows = workdir / METRICS, []
     try:
@@ -87,33 +87,33 @@ def read_rows(workdir: Path, last_step: int) -> list[dict[str, float]]:
 
 
 class Progress:
-    """A bar with ETA and images per second on a terminal; a plain line every minute elsewhere."""
+    """A progress bar with ETA and images per second on a terminal, else a line every minute."""
 
     def __init__(self, log: Log, what: str, total: int, done: int, images_per_step: int):
         self.log, self.what, self.total, self.images = log, what, total, images_per_step
-        self.done, self.spoke = done, time.monotonic()
-        self.begin, self.warm = (done, self.spoke), None  # (steps done, when)
+        self.done, self.printed = done, time.monotonic()
+        self.begin, self.warm = (done, self.printed), None  # (steps done, when)
         terminal = log.active and sys.stdout.isatty()
         self.bar = tqdm(total=total, initial=done, desc=what, unit="step") if terminal else None
 
     @property
     def images_per_second(self) -> float:
-        """Evaluation is in it; compilation is not, once more steps are done than the first ones."""
+        """Training speed including evaluation, and excluding compilation after the first call."""
         done, since = self.warm if self.warm and self.done > self.warm[0] else self.begin
         return (self.done - done) * self.images / max(time.monotonic() - since, 1e-9)
 
     def advance(self, step: int, loss: float) -> None:
-        """`step` steps are done."""
+        """Reports that `step` steps are done."""
         before, self.done = self.done, step
         self.warm = self.warm or (step, time.monotonic())
         speed = self.images_per_second
         if self.bar is not None:
             self.bar.set_postfix_str(f"{speed:.0f} img/s, loss {loss:.3f}")
             self.bar.update(step - before)
-        elif time.monotonic() - self.spoke > 60:
-            self.spoke = time.monotonic()
+        elif time.monotonic() - self.printed > 60:
+            self.printed = time.monotonic()
             left = (self.total - step) * self.images / max(speed, 1e-9)
-            self.log.say(
+            self.log.print(
                 f"{self.what}: step {step}/{self.total}, loss {loss:.3f}, {speed:.0f} img/s,"
                 f" {left / 60:.0f} min left"
             )

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a run between two steps, after a checkpoint; or at once between stages."""
+"""Preemption: SIGTERM and SIGINT end a run after a checkpoint, or at once between its stages."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import signal
 import threading
 from collections.abc import Iterator
 
-import jax
+from atkd_jax.runtime import hosts
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to stop; what has to be saved is saved.
+    """A signal asked the run to stop; everything is saved.
 
-    As KeyboardInterrupt, no Exception: who handles any error of a library must not take it for one.
+    Like KeyboardInterrupt not an Exception, so that handlers of a library's errors do not catch it.
     """
 
 
 class StopSignal:
-    """Whether a signal came, and what it may do.
+    """Whether a signal was received, and whether it may raise.
 
     Attributes:
-      asked: a signal came. It stays set until whoever listened first is done, so that a stop asked
-        for in one stage of a run ends the next.
-      held: the signal has to wait for the next checkpoint instead of raising where it comes.
+      asked: a signal was received. It stays set until the outermost `stop_signal` ends, so that a
+        signal in one stage of a run also stops the next.
+      held: a signal waits for the next checkpoint instead of raising where it is received.
     """
 
     asked = False
@@ -31,7 +31,7 @@ class StopSignal:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Inside, a signal only sets `asked`: the one inside saves and stops when it can."""
+        """In its body, a signal only sets `asked`; the body saves and stops at its next chance."""
         before, self.held = self.held, True
         try:
             yield
@@ -39,25 +39,24 @@ class StopSignal:
             self.held = before
 
     def check(self) -> None:
-        """Raises Interrupted if a signal came. Of several hosts, one may not stop by itself."""
-        alone = not jax.distributed.is_initialized() or jax.process_count() == 1
-        if self.asked and alone:
+        """Raises Interrupted if a signal was received, except where other hosts have to agree."""
+        if self.asked and not hosts.is_multi_host():
             raise Interrupted("between two checkpoints; what was saved before is kept")
 
 
-_listening: list[StopSignal] = []  # at most one
+_active: list[StopSignal] = []  # at most one
 
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[StopSignal]:
-    """Yields the value that signals set.
+    """Handles SIGTERM and SIGINT in its body; yields the StopSignal that they set.
 
-    The first SIGTERM or SIGINT raises Interrupted, unless it is held or other hosts have to agree;
-    a SIGINT after any signal raises KeyboardInterrupt in any case. Who asks while somebody further
-    out listens already gets the same value: a signal in one run stops the next one, too.
+    The first one raises Interrupted, unless it is held or other hosts have to agree; a SIGINT after
+    any signal raises KeyboardInterrupt in any case. Nested calls yield the same value, so that a
+    signal in one run also stops the next.
     """
-    if _listening:
-        yield _listening[0]
+    if _active:
+        yield _active[0]
         return
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
@@ -73,10 +72,10 @@ def stop_signal() -> Iterator[StopSignal]:
             stop.check()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    _listening.append(stop)
+    _active.append(stop)
     try:
         yield stop
     finally:
-        _listening.clear()
+        _active.clear()
         for number, handler in before.items():
             signal.signal(number, handler)

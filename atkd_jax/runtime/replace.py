@@ -1,11 +1,11 @@
-"""Replaces a folder whole: at every moment the last good one, or the new one, is on the disk.
+"""Replaces a folder as a whole: at any time, the old one or the new one is complete on disk.
 
-The new folder is built as a draft beside the old one, which steps aside by a rename before the
-draft takes its name. What a killed process leaves behind is put in order by the next one
-(`recover`), before it does anything that may fail.
+The new folder is built as a draft beside the old one, which is renamed before the draft takes its
+name. The next process cleans up what a killed one leaves behind (`recover`) before it does anything
+that may fail.
 
-The old folder may hold files of the user's. Only what the folder's own marker names is replaced or
-removed; everything else moves into the new folder.
+The old folder may contain files of the user. Only entries that the folder's own marker names are
+replaced or removed; all others move into the new folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Own = Callable[[Path], Collection[str]]
 
 
 def draft_of(folder: Path) -> Path:
-    """Where the next `folder` is built. A link stays a link, and renames stay on one disk."""
+    """Where the next `folder` is built: beside the target of a link, so that renames work."""
     folder = folder.resolve()
     return folder.with_name(f"{folder.name}.atkd-draft")
 
@@ -32,7 +32,7 @@ def _old(folder: Path) -> Path:
 
 
 def check(folder: Path, names: Collection[str], own: Own) -> None:
-    """Raises UserError if the entries `names` of a new folder would replace a user's."""
+    """Raises UserError if the entries `names` of a new folder would replace a user's files."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -47,7 +47,7 @@ def check(folder: Path, names: Collection[str], own: Own) -> None:
 
 
 def recover(folder: Path, own: Own) -> None:
-    """Takes back, or finishes, what a killed process began."""
+    """Undoes or finishes the replacement that a killed process began."""
     folder = folder.resolve()
     draft, old = draft_of(folder), _old(folder)
     if draft.exists():
@@ -60,7 +60,7 @@ def recover(folder: Path, own: Own) -> None:
 
 
 def _retire(old: Path, folder: Path, own: Own) -> None:
-    """Moves what is not ours from the old folder into the new one, and removes the rest."""
+    """Moves the user's files from the old folder into the new one, and removes the rest."""
     ours = own(old)
     for path in sorted(old.iterdir()):
         if path.name not in ours:
@@ -69,17 +69,17 @@ def _retire(old: Path, folder: Path, own: Own) -> None:
                     f"{path} belongs into {folder}, which holds another {path.name}; move one away"
                 )
             path.rename(folder / path.name)
-    draft = draft_of(folder)  # all that is left is ours, and its new name says so
+    draft = draft_of(folder)  # only our entries are left; under this name `recover` removes them
     old.rename(draft)
     shutil.rmtree(draft)
 
 
 @contextlib.contextmanager
 def replacing(folder: Path, own: Own) -> Iterator[Path]:
-    """Yields an empty draft, which takes the folder's place at the end of a block without error.
+    """Yields an empty draft, which replaces the folder when the body ends without an error.
 
     Raises:
-      UserError: an entry of a user's has the name of a new one; the folder is as before.
+      UserError: a new entry would replace a user's file; the folder is unchanged.
     """
     recover(folder, own)
     folder = folder.resolve()

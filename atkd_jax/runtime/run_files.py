@@ -1,4 +1,4 @@
-"""The files of a run beside its checkpoints and logs: config.json, summary.json, epochs/*.npz."""
+"""A run's files besides checkpoints and logs: config.json, summary.json, epochs/*.npz."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ WRITTEN = (
     "teacher",
     "tensorboard",
 )
-# What may differ when a run is taken up again: where it runs, not what it computes.
+# Keys that may change on resume: where a run executes, not what it computes.
 RESUME_MAY_CHANGE = (
     "parallel",
     "dry_run",
@@ -49,7 +49,7 @@ PACKAGES = ("atkd-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "pi
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}, values as JSON would give them back."""
+    """{"a": {"b": 1}} -> {"a.b": 1}, with values as a JSON round trip returns them."""
     pairs = {}
     for key, value in config.items():
         if isinstance(value, dict) and value:
@@ -60,7 +60,7 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def fixed(config: dict[str, Any]) -> dict[str, Any]:
-    """What may not differ when a run is resumed: {"a.b": value}."""
+    """The keys that may not change on resume: {"a.b": value}."""
     return {
         key: value
         for key, value in flat(config).items()
@@ -70,7 +70,7 @@ def fixed(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def expand(path: str) -> str:
-    """A path with ~ written out, which no shell does behind an equals sign.
+    """Expands ~ in a path, which shells do not do after an equals sign.
 
     Raises:
       UserError: there is no such user.
@@ -82,7 +82,7 @@ def expand(path: str) -> str:
 
 
 def expand_paths(config: ConfigDict) -> None:
-    """Writes out ~ in the paths of a configuration."""
+    """Expands ~ in the paths of a configuration."""
     config.data.data_dir = expand(config.data.data_dir)
     config.teacher.weights = expand(config.teacher.weights)
     kind, colon, path = config.data.name.partition(":")
@@ -91,7 +91,7 @@ def expand_paths(config: ConfigDict) -> None:
 
 
 def check_folder(workdir: Path) -> None:
-    """Raises UserError if `workdir` is the address of a bucket, or a file."""
+    """Raises UserError if `workdir` is a bucket's address or a file."""
     if re.match(r"\w\w+:/", str(workdir)):  # Path has made one slash of two
         address = str(workdir).replace(":/", "://", 1)
         raise UserError(
@@ -103,16 +103,16 @@ def check_folder(workdir: Path) -> None:
 
 
 def check(config: ConfigDict, workdir: Path) -> None:
-    """Raises UserError if `workdir` holds a run with another configuration, or something else.
+    """Raises UserError if `workdir` contains a run with another configuration, or other files.
 
-    Or if the hosts of the job were not started with the same configuration.
+    Also if the hosts of the job were started with different configurations.
     """
     check_same(config)
     check_mine(config, workdir)
 
 
 def check_same(config: ConfigDict) -> None:
-    """Raises UserError, on all hosts, unless all were started with the same configuration."""
+    """Raises UserError on all hosts unless all were started with the same configuration."""
     hosts.assert_equal_across_hosts(
         json.dumps(fixed(config.to_dict()), sort_keys=True),
         "the hosts were started with different configurations; type the same command on all",
@@ -120,7 +120,7 @@ def check_same(config: ConfigDict) -> None:
 
 
 def check_mine(config: ConfigDict | None, workdir: Path) -> None:
-    """What `check` looks at on this host alone, without waiting for another."""
+    """The part of `check` that involves this host only."""
     check_folder(workdir)
     if config is None:
         return
@@ -137,7 +137,7 @@ def check_mine(config: ConfigDict | None, workdir: Path) -> None:
         return
     theirs = fixed(stored)
     for key in sorted(ours.keys() | theirs.keys()):
-        if key not in theirs and not ours[key]:  # newer than that run, and off
+        if key not in theirs and not ours[key]:  # added after that run, and off
             continue
         if ours.get(key) != theirs.get(key):
             raise UserError(
@@ -147,10 +147,10 @@ def check_mine(config: ConfigDict | None, workdir: Path) -> None:
 
 
 def check_unwritten(workdir: Path) -> None:
-    """Raises UserError if a folder that is no run's holds an entry that a run would write."""
+    """Raises UserError if a folder that belongs to no run has an entry that a run would write."""
     for name in WRITTEN:
         if name == "teacher" and _is_run(workdir / name):
-            continue  # which the run takes up
+            continue  # which the run resumes
         if os.path.lexists(workdir / name):
             raise UserError(
                 f"{workdir / name} is not from a run and would be overwritten; give another"
@@ -167,7 +167,7 @@ def _is_run(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def disk_errors(workdir: Path) -> Iterator[None]:
-    """Says what to do when the disk is full, whatever is being written: a log, a picture, ..."""
+    """Turns the OSError of a full disk, whatever was being written, into one with advice."""
     try:
         yield
     except OSError as error:
@@ -176,8 +176,8 @@ def disk_errors(workdir: Path) -> Iterator[None]:
         raise unwritable(workdir, error.strerror) from error
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Atomically: a reader sees the old file or the new one. Host 0 only."""
+def write_json(path: Path, value: object) -> None:
+    """Writes atomically, so that a reader sees the old file or the new one. Host 0 only."""
     if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".draft")
@@ -185,12 +185,14 @@ def write_json(path: Path, value: Any) -> None:
         os.replace(draft, path)
 
 
-def _read(path: Path, what: str, advice: str, checks: dict) -> dict[str, Any] | None:
+def _read(
+    path: Path, what: str, advice: str, checks: Mapping[str, json_file.Check]
+) -> dict[str, Any] | None:
     return json_file.read(path, what, advice, checks) if os.path.lexists(path) else None
 
 
 def read_config(workdir: Path) -> dict[str, Any] | None:
-    """config.json; None if there is none.
+    """Reads config.json; None if there is none.
 
     Raises:
       UserError: it is not the configuration of a run.
@@ -205,7 +207,7 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
 
 
 def read_summary(workdir: Path) -> dict[str, Any] | None:
-    """summary.json of a finished run; None while it is not finished.
+    """Reads summary.json; None while the run is not finished.
 
     Raises:
       UserError: it is not the summary of a run.
@@ -222,7 +224,7 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
 
 
 def write_arrays(workdir: Path, epoch: int, means: PyTree) -> None:
-    """Metrics that are arrays (RTK's attention matrix), averaged over an epoch, as one npz."""
+    """Writes metrics that are arrays (RTK's attention matrix), averaged over an epoch, as npz."""
     arrays = {key.replace("/", "."): value for key, value in means.items() if np.ndim(value)}
     if arrays and jax.process_index() == 0:
         (workdir / "epochs").mkdir(exist_ok=True)
@@ -230,7 +232,7 @@ def write_arrays(workdir: Path, epoch: int, means: PyTree) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that a number may depend on; absent ones are left out."""
+    """Versions of Python and of the installed packages that affect results."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -241,7 +243,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """What the run ran on."""
+    """The devices and processors of the run."""
     device = jax.devices()[0]
     return {
         "device": device.device_kind,

@@ -23,7 +23,7 @@ from atkd_jax.errors import UserError
 from atkd_jax.models.network import Network
 from atkd_jax.models.size import count_macs, count_params
 from atkd_jax.runtime.devices import Parallel
-from atkd_jax.training import from_config, settings, teachers
+from atkd_jax.training import from_config, settings
 from atkd_jax.training.loader import MemoryLoader, StreamLoader
 from atkd_jax.training.setup import Setup, compile_steps, make_parallel, make_setup, steps_per_call
 from atkd_jax.types import Batch, DataInfo, PyTree
@@ -114,9 +114,9 @@ def make_plan(config: ConfigDict) -> Plan:
     Raises:
       UserError: as a run with this configuration would, but for a teacher's missing weights.
     """
+    settings.check(config)
     config = config.copy_and_resolve_references()
     if config.teacher.weights:  # shapes need none
-        teachers.given_statistics(config)
         config.teacher.update(weights="", weights_key="", mean=(), std=())
     parallel = make_parallel(config)
     loader = abstract_loader(config, parallel)
@@ -135,7 +135,6 @@ def describe_plan(config: ConfigDict) -> list[str]:
     Raises:
       UserError: as `make_plan`.
     """
-    settings.check(config)
     plan = make_plan(config)
     step, info = plan.setup.step, plan.loader.info
     lines = about_run(config, plan)

@@ -209,7 +209,7 @@ def _train(
                 student.rows.append(row)
                 logs[student.workdir].epoch(row)
             if hint := data_wait.hint():
-                log.say(hint)
+                log.print(hint)
             save_if_due(due or (epoch + 1) % every.every_epochs == 0 or epoch + 1 == lead.epochs)
 
     # Finish: the trained networks, and what there is to say of them.

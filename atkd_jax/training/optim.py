@@ -28,13 +28,13 @@ def make_schedule(
     """Learning rate as a function of the step.
 
     Args:
-      name: "constant"; "step": times `factor` once `milestones` epochs are done, so with milestone
-        150 the 151st epoch is the first with the lower rate (as in RepDistiller); "exponential":
-        times `factor` after every epoch (MobileNetV2's 0.98, arXiv 1801.04381); "cosine": to 0;
-        "onecycle": linear up over `warmup_epochs`, then linear down to 0.
+      name: "constant"; "step": multiplied by `factor` after every epoch of `milestones`, so that
+        with milestone 150 the 151st epoch is the first with the lower rate (as in RepDistiller);
+        "exponential": multiplied by `factor` after every epoch (MobileNetV2's 0.98, arXiv
+        1801.04381); "cosine": to 0; "onecycle": up linearly over `warmup_epochs`, then down to 0.
       lr: the peak.
-      epochs, steps_per_epoch: of the whole run.
-      warmup_epochs: a linear rise from 0 before any of them.
+      epochs: of the whole run, warm-up included.
+      warmup_epochs: a linear rise from 0 that precedes any of them.
     """
     check_known("schedule", name, SCHEDULES)
     total, warmup = round(epochs * steps_per_epoch), round(warmup_epochs * steps_per_epoch)
@@ -66,17 +66,17 @@ def make_optimizer(
     rms_eps: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> optax.GradientTransformation:
-    """SGD and RMSprop with L2 added to the gradient (PyTorch's `weight_decay`), or AdamW.
+    """SGD or RMSprop with L2 added to the gradient (PyTorch's `weight_decay`), or AdamW.
 
     Args:
-      lr: learning rate of a step.
+      lr: learning rate as a function of the step.
       momentum, nesterov: of SGD and RMSprop.
-      weight_decay: AdamW's is decoupled, that is, times the rate but not part of the gradient.
-      decay_all: decay every parameter, as the CRD benchmark's code does; else only those of two
-        axes and more, which leaves batch norm and biases alone (He et al. 2018, arXiv 1812.01187).
-      rms_decay, rms_eps: of RMSprop's mean square. It is TensorFlow's RMSprop, which MobileNets are
-        trained with: the mean square starts at 1, epsilon is inside the root, and momentum sums
-        steps that have been multiplied by the rate.
+      weight_decay: of AdamW, decoupled: multiplied by the rate, not part of the gradient.
+      decay_all: decay every parameter, as the CRD benchmark's code does; else only those with two
+        or more axes, which excludes batch norm and biases (He et al. 2018, arXiv 1812.01187).
+      rms_decay, rms_eps: of RMSprop's mean square. As in TensorFlow's RMSprop, with which
+        MobileNets are trained, the mean square starts at 1, epsilon is inside the root, and
+        momentum accumulates steps already multiplied by the rate.
       betas: of AdamW.
     """
     check_known("optimizer", name, OPTIMIZERS)

@@ -1,4 +1,4 @@
-"""Every key of the configuration and what values it takes; checked before anything is read."""
+"""Every key of the configuration and its range, checked before any file is read."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from atkd_jax.data.mix import Mix
 from atkd_jax.errors import UserError, check_known
 from atkd_jax.ranges import (
     DECAY,
+    EMPTY,
     FLAG,
     INT32,
     NAME,
     NOT_NEGATIVE,
     POSITIVE,
+    STATISTICS,
     TEXT,
     ZERO,
     Range,
@@ -32,11 +34,11 @@ from atkd_jax.training import optim
 from atkd_jax.training.from_config import DTYPES
 
 SECTION = Range("a section with keys of its own", lambda value: isinstance(value, ConfigDict))
-# As configs/common.py, which says what the keys mean.
+# The keys of configs/common.py, where they are documented.
 RANGES: dict[str, Any] = dict(
     seed=whole(0),
     data=dict(
-        name=NAME,  # data.load knows which
+        name=NAME,  # data.load checks it
         data_dir=TEXT,
         options=SECTION,
         augment=ranges.of(Augment),
@@ -48,8 +50,8 @@ RANGES: dict[str, Any] = dict(
         weights=TEXT,
         weights_key=TEXT,
         expect_top1=number("[0, 100]"),
-        mean=tuple_of(number("(-inf, inf)"), 0, 3),  # more about them says teacher.py
-        std=tuple_of(number("(-inf, inf)"), 0, 3),
+        mean=STATISTICS["mean"] | EMPTY,
+        std=STATISTICS["std"] | EMPTY,
         epochs=whole(0),
         lr=NOT_NEGATIVE,
     ),
@@ -85,20 +87,17 @@ RANGES: dict[str, Any] = dict(
     steps_per_dispatch=whole(0),
     checkpoint=dict(every_epochs=whole(1), every_steps=whole(0), keep=whole(1)),
 )
-# Of data.options; which of them a data set has, data.load knows.
+# Of data.options; data.load checks which of them a data set has.
 OPTIONS = dict(
     image_size=ZERO | whole(8, 4096), crop_ratio=number("(0, 1]"), extra=FLAG, train=NAME, test=NAME
 )
 ANY = Range("anything", lambda value: True)  # a field without a range
-# Of every term, beside the fields of its method.
+# Of every term, besides the fields of its method.
 TERM = dict(weight=NOT_NEGATIVE, warmup_epochs=NOT_NEGATIVE)
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError, in one line, if a key is missing, unknown or out of its range.
-
-    Or if values that are good alone make no sense together.
-    """
+    """Raises UserError if a key is missing, unknown or out of its range, or if values conflict."""
     check_keys(config)
     for key, value, range in _values(config, RANGES):
         ranges.check(key, value, range)
@@ -119,7 +118,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_keys(config: ConfigDict) -> None:
-    """Raises UserError if keys are missing or unknown, or a section is none."""
+    """Raises UserError if keys are missing or unknown, or a section is not one."""
     if not isinstance(config, ConfigDict):
         raise UserError(
             f"the configuration is of type {type(config).__name__}, not a ConfigDict; start from"
@@ -128,7 +127,7 @@ def check_keys(config: ConfigDict) -> None:
     _check_section(config, RANGES, "")
 
 
-def _check_section(section: Any, known: dict[str, Any], prefix: str) -> None:
+def _check_section(section: ConfigDict, known: dict[str, Any], prefix: str) -> None:
     if prefix:
         ranges.check(prefix[:-1], section, SECTION)
     for key in section:
@@ -150,7 +149,7 @@ def _keys(prefix: str, known: dict[str, Any]) -> list[str]:
 def _values(
     section: ConfigDict, known: dict[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Range]]:
-    """(key, value, range) of all keys that every configuration has."""
+    """Yields (key, value, range) of the keys that every configuration has."""
     for key, inner in known.items():
         if isinstance(inner, dict):
             yield from _values(section[key], inner, f"{prefix}{key}.")
@@ -158,21 +157,21 @@ def _values(
             yield f"{prefix}{key}", section[key], inner
 
 
-def _check_term(name: str, fields: Any) -> None:
+def _check_term(name: str, fields: ConfigDict) -> None:
     check_known("method", name, methods.METHODS)
     ranges.check(f"terms.{name}", fields, SECTION)
     if "weight" not in fields:
         raise UserError(f"terms.{name} has no weight; add one, such as terms.{name}.weight=1")
     kind = methods.METHODS[name]
     known = {field.name: ANY for field in dataclasses.fields(kind)} | ranges.of(kind) | TERM
-    known.pop("axis_name", None)  # which is given by the devices
+
     for field, value in fields.items():
         check_known(f"hyper-parameter of {name}", field, known)
         ranges.check(f"terms.{name}.{field}", value, known[field])
 
 
 def check_steps(config: ConfigDict, steps_per_epoch: int) -> None:
-    """Raises UserError if an epoch of the configuration is more steps away than can be counted."""
+    """Raises UserError if an epoch in the configuration is more steps away than int32 can count."""
     epochs = {"epochs": config.epochs, "teacher.epochs": config.teacher.epochs}
     epochs["schedule.warmup_epochs"] = config.schedule.warmup_epochs
     epochs["schedule.milestones"] = max(config.schedule.milestones, default=0)
@@ -187,7 +186,7 @@ def check_steps(config: ConfigDict, steps_per_epoch: int) -> None:
 
 
 def schedule_warnings(config: ConfigDict) -> list[str]:
-    """What schedules promise and the end of training comes before: a line each."""
+    """Returns a line for every part of a schedule that lies beyond the end of training."""
     schedule, stages = config.schedule, {"epochs": config.epochs}
     trained = config.terms and not config.teacher.weights
     if trained and config.teacher.epochs not in (0, config.epochs):

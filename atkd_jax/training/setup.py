@@ -76,7 +76,6 @@ def make_parallel(config: ConfigDict) -> Parallel:
     Raises:
       UserError: a setting is wrong, or the batch cannot be spread over them.
     """
-    settings.check(config)
     parallel = Parallel(config.parallel)
     parallel.check_batch(config.batch_size)
     parts = len(parallel.devices) * config.accumulate

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from atkd_jax import ranges
 from atkd_jax.errors import UserError
 from atkd_jax.models import convert, torch_file
 from atkd_jax.models.network import Network
-from atkd_jax.runtime import checkpoint, fingerprint, hosts
+from atkd_jax.runtime import checkpoint, fingerprint, hosts, run_files
 from atkd_jax.runtime.devices import Parallel
 from atkd_jax.runtime.fingerprint import DATA, Facts, difference, same_classes
 from atkd_jax.training import from_config
@@ -50,7 +49,7 @@ def read_facts(config: ConfigDict) -> dict[str, Any]:
         if config.teacher.weights_key:
             raise UserError("teacher.weights_key is a part of teacher.weights, which is not given")
         return {}
-    path = weights_path(config)
+    path = Path(run_files.expand(config.teacher.weights))
     if not path.exists():
         raise UserError(f"teacher.weights {path} does not exist")
     if path.is_dir():
@@ -66,15 +65,15 @@ def read_facts(config: ConfigDict) -> dict[str, Any]:
 
 
 def given_statistics(config: ConfigDict) -> dict[str, tuple]:
-    """teacher.mean and teacher.std, those that are given; UserError if they make no sense."""
-    given = {key: tuple(config.teacher[key]) for key in ("mean", "std") if config.teacher[key]}
-    for key, value in given.items():
-        check_statistic(f"teacher.{key}", key, value)
-    return given
+    """Those of teacher.mean and teacher.std that are given."""
+    return {key: tuple(config.teacher[key]) for key in ("mean", "std") if config.teacher[key]}
 
 
-def weights_path(config: ConfigDict) -> Path:
-    return Path(config.teacher.weights).expanduser()
+def weights_path(config: ConfigDict, workdir: Path) -> Path:
+    """The given weights, or the export of a teacher that is trained in `workdir`."""
+    if config.teacher.weights:
+        return Path(run_files.expand(config.teacher.weights))
+    return workdir / "teacher" / "export"
 
 
 def export_facts(path: Path, given: dict[str, tuple], key: str) -> dict[str, Any]:
@@ -89,17 +88,6 @@ def export_facts(path: Path, given: dict[str, tuple], key: str) -> dict[str, Any
                 f" drop teacher.{name}"
             )
     return meta
-
-
-def check_statistic(what: str, kind: str, value: tuple) -> None:
-    """Raises UserError unless `value` can be the mean or the std of pixels in 0..1."""
-    try:
-        ranges.check(what, value, ranges.STATISTICS[kind])
-    except UserError as error:
-        of_bytes = ranges.tuple_of(ranges.NOT_NEGATIVE, ranges.COLOURS).holds(value)
-        if of_bytes and max(value) > 1:
-            raise UserError(f"{error}; divide what is meant for pixels of 0..255 by 255") from None
-        raise
 
 
 def rounded(numbers: tuple[float, ...]) -> str:
@@ -138,24 +126,24 @@ def teacher_config(config: ConfigDict) -> ConfigDict:
 
 
 def load(
-    config: ConfigDict, network: Network, info: DataInfo, workdir: Path, train: Callable
+    config: ConfigDict,
+    network: Network,
+    info: DataInfo,
+    path: Path,
+    meta: dict[str, Any] | None = None,
 ) -> PyTree:
-    """The teacher's variables as host arrays.
+    """Reads the teacher's variables as host arrays.
 
     Args:
-      train: `train_and_evaluate(config, workdir)`, called with `workdir/teacher` when no weights
-        are given; a finished or half-finished training there is taken up.
+      path: of `weights_path`.
+      meta: of an export, if it has been read already.
 
     Raises:
       UserError: tensors are missing, left over, or of other shapes.
     """
-    like = variables_like(network, info)
-    path = weights_path(config)
-    if not config.teacher.weights:
-        train(teacher_config(config), workdir / "teacher")
-        path = workdir / "teacher" / "export"
+    abstract = variables_like(network, info)
     if path.is_dir():
-        return checkpoint.load_export(path, like)
+        return checkpoint.load_export(path, abstract, meta)
     found = convert.load_torch(path, config.teacher.weights_key)
     if found.others:
         hosts.log_once(
@@ -167,7 +155,7 @@ def load(
             "no teacher.mean and teacher.std are given: the teacher's images are normalised with"
             f" those of {info.name}, {rounded(network.mean)} and {rounded(network.std)}"
         )
-    return convert.to_flax(config.teacher.model, found.tensors, like)
+    return convert.to_flax(config.teacher.model, found.tensors, abstract)
 
 
 def prepare(
@@ -179,11 +167,12 @@ def prepare(
     workdir: Path,
     train: Callable,
 ) -> tuple[PyTree, dict[str, Any], Facts]:
-    """A teacher, loaded or trained, and measured before it teaches.
+    """Loads or trains a teacher, and measures it before it teaches.
 
     Args:
       data: the fingerprint of this run's data.
-      workdir, train: see `load`.
+      workdir: of the run; a teacher without weights is trained, or resumed, in its folder teacher/.
+      train: `train_and_evaluate(config, workdir)`.
 
     Returns:
       its replicated variables, its numbers, and its fingerprint.
@@ -192,8 +181,10 @@ def prepare(
       UserError: it was trained for other classes, or is not as good as is said of it.
     """
     info = loader.info
-    variables = load(config, network, info, workdir, train)
+    if not config.teacher.weights:
+        train(teacher_config(config), workdir / "teacher")
     meta = check_export(config, workdir, data)
+    variables = load(config, network, info, weights_path(config, workdir), meta)
     replicated = parallel.replicate(variables)
     top1 = make_evaluate(network, loader, parallel)(replicated)["top1"]
     hosts.log_once(f"teacher {config.teacher.model}: top-1 {top1:.2f} on {info.name}'s test set")
@@ -216,7 +207,7 @@ def check_export(config: ConfigDict, workdir: Path, data: Facts) -> dict[str, An
       UserError: its classes are others, or in another order. Or it was trained in this very
         workdir, on data that are no longer the same.
     """
-    path = weights_path(config) if config.teacher.weights else workdir / "teacher" / "export"
+    path = weights_path(config, workdir)
     if not path.is_dir():
         return {}
     meta = checkpoint.read_export_meta(path)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from atkd_jax import models
-from atkd_jax.export import formats, measure, student
+from atkd_jax.export import formats, measure, trained
 from atkd_jax.models.network import Network
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -31,7 +31,7 @@ images = np.random.default_rng(0).integers(0, 256, (args.runs, *shape), np.uint8
 network = Network(models.create(args.model, args.classes), (0.5,) * 3, (0.25,) * 3)
 variables = jax.jit(network.module.init)(jax.random.key(0), jnp.zeros((1, *shape)))
 expected = np.asarray(jax.jit(network.apply)(variables, images[:8] / np.float32(255)).logits)
-serve = student.serving(network, variables)
+serve = trained.serving(network, variables)
 
 print("| format | size MB | ms / image | memory MB |\n|---|---:|---:|---:|")
 for name in args.formats.split(","):

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from atkd_jax.export import measure, student, tflite
+from atkd_jax.export import measure, tflite, trained
 
 # (batch norm, the convolution that reads it, the axis of its kernel that does)
 PAIRS = (("expand_bn", "depthwise_conv", 3), ("depthwise_bn", "project_conv", 2))
@@ -39,20 +39,20 @@ def main() -> None:
     parser.add_argument("--octaves", type=float, nargs="*", default=[0, 1, 2, 3])
     parser.add_argument("--draws", type=int, default=2)
     args = parser.parse_args()
-    run = student.read(args.workdir)
-    samples = student.calibration_images(run.source, 256)
-    expected, label = student.reference(run)
+    run = trained.read(args.workdir)
+    samples = trained.calibration_images(run.source, 256)
+    expected, label = trained.reference(run)
     print("| octaves | draw | int8 top-1 | loses |\n|---:|---:|---:|---:|")
     for octaves in args.octaves:
         for draw in range(args.draws if octaves else 1):
             variables = rescaled(run.variables, np.random.default_rng(draw), octaves)
-            serve = student.serving(run.network, variables)
+            serve = trained.serving(run.network, variables)
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "student_int8.tflite"
                 path.write_bytes(
                     tflite.convert(serve, run.source.info.image_shape, samples, "int8")
                 )
-                images = (image for image, _ in student.test_images(run.source))
+                images = (image for image, _ in trained.test_images(run.source))
                 row = measure.row("int8", path, measure.run(path, images), expected, label)
             print(f"| {octaves:g} | {draw} | {row.top1:.2f} | {row.drop:.2f} |", flush=True)
 

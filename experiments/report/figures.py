@@ -207,7 +207,7 @@ def draw_maps(
     rows = [int(np.flatnonzero(source.test.label == k)[0]) for k in range(PICTURED)]
     image = source.test.image[rows]
     teacher = teachers.describe(config, source.info)
-    variables = teachers.load(config, teacher, source.info, workdir, train=None)
+    variables = teachers.load(config, teacher, source.info, Path(config.teacher.weights))
     networks = {"teacher": attention_plot.attention(teacher, variables, image)}
     student = from_config.network(config, config.student, source.info)
     for name in MAP_METHODS:

@@ -1,6 +1,5 @@
 """A run takes over no folder but its own, and says what is wrong with the files there."""
 
-import errno
 import json
 import os
 from pathlib import Path
@@ -48,7 +47,7 @@ def refused(match, act, folder):
     assert content(folder) == before
 
 
-def claimed(folder):
+def lock_once(folder):
     with lock.lock(folder):
         pass
 
@@ -101,27 +100,13 @@ LOCKS = {
 @pytest.mark.parametrize("kind", LOCKS)
 def test_a_lock_that_is_not_ours_is_neither_followed_nor_changed(kind, config, tmp_path):
     LOCKS[kind](tmp_path / "lock")
-    for act in (lambda: run_files.check(config, tmp_path), lambda: claimed(tmp_path)):
+    for act in (lambda: run_files.check(config, tmp_path), lambda: lock_once(tmp_path)):
         refused("lock is not the lock of a run, .* another --workdir", act, tmp_path)
-
-
-def test_a_lock_names_its_process_and_keeps_others_out(tmp_path):
-    folder = tmp_path / "deep" / "run"
-    with lock.lock(folder):
-        assert lock.OWNER.fullmatch((folder / "lock").read_text())
-        with pytest.raises(ValueError, match=f"is in use by process {os.getpid()} on"):
-            claimed(folder)
-    assert not (tmp_path / "deep").exists()
-    (tmp_path / "lock").write_text("process 1234567890 on a.host.with.a.long.name")
-    (tmp_path / "file").touch()
-    claimed(tmp_path)
-    assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
-    assert lock.OWNER.fullmatch((tmp_path / "lock").read_text())
 
 
 def test_a_folder_in_which_nothing_was_written_is_nobodys_run(config, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    claimed(tmp_path)
+    lock_once(tmp_path)
     assert os.listdir(tmp_path) == ["notes.txt"]
     (tmp_path / "metrics.jsonl").write_text("mine, too")
     refused("metrics.jsonl is not from a run", lambda: run_files.check(config, tmp_path), tmp_path)
@@ -131,59 +116,6 @@ def test_a_teacher_of_an_earlier_run_is_taken_up(config, tmp_path):
     (tmp_path / "teacher").mkdir()
     run_files.write_json(tmp_path / "teacher" / "config.json", config.to_dict())
     run_files.check(config, tmp_path)
-
-
-def test_a_lock_that_was_removed_meanwhile_is_made_anew(tmp_path, monkeypatch):
-    """By a process that ended between our opening the file and our locking it."""
-    flock, removed = lock.fcntl.flock, []
-
-    def late(*args):
-        if not removed:
-            removed.append((tmp_path / "run" / lock.LOCK).unlink())
-        flock(*args)
-
-    monkeypatch.setattr(lock.fcntl, "flock", late)
-    with lock.lock(tmp_path / "run"):
-        with pytest.raises(ValueError, match="is in use by process"):
-            claimed(tmp_path / "run")
-
-
-def test_an_error_is_not_hidden_by_a_folder_that_is_gone(tmp_path):
-    with pytest.raises(ZeroDivisionError), lock.lock(tmp_path / "run"):
-        (tmp_path / "run" / lock.LOCK).unlink()
-        (tmp_path / "run").rmdir()
-        1 / 0  # noqa: B018
-
-
-def test_an_empty_folder_of_the_users_is_not_removed(tmp_path):
-    claimed(tmp_path)
-    assert tmp_path.exists() and not os.listdir(tmp_path)
-
-
-def test_folders_that_were_made_before_the_disk_was_full_are_removed(tmp_path, monkeypatch):
-    mkdir = os.mkdir
-
-    def full(path, *args, **kwargs):
-        if Path(path).name == "run":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        mkdir(path, *args, **kwargs)
-
-    (tmp_path / "here").mkdir()
-    monkeypatch.setattr(os, "mkdir", full)
-    with pytest.raises(ValueError, match="cannot be written: No space left"):
-        claimed(tmp_path / "here" / "a" / "run")
-    assert not os.listdir(tmp_path / "here")
-
-
-def test_a_disk_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
-    def flock(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(lock.fcntl, "flock", flock)
-    with lock.lock(tmp_path / "run"):
-        (tmp_path / "run" / "file").touch()
-    [line] = capsys.readouterr().out.splitlines()
-    assert "cannot be locked here (No locks available): nothing keeps a second process" in line
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
@@ -227,33 +159,6 @@ def test_a_key_that_is_missing_is_named(name, value, read, tmp_path):
     assert read(tmp_path) == value
 
 
-@pytest.mark.parametrize(
-    "key, value",
-    [
-        ("mean", [0.5]),
-        ("mean", None),
-        ("mean", "0.5"),
-        ("mean", [0.5, 0.5, "0.5"]),
-        ("mean", [0.5, 0.5, True]),
-        ("mean", [127, 127, 127]),
-        ("std", 0.5),
-        ("mean", [0.5, 0.5, float("nan")]),
-        ("mean", [0.5, 0.5, 10**400]),
-        ("std", [0.5, 0.5, 0]),
-        ("std", [0.5, 0.5, -1.0]),
-        ("num_classes", 0),
-        ("num_classes", 2.5),
-        ("class_names", [1, 2]),
-        ("image_shape", [8, 8]),
-        ("model", None),
-        ("top1", float("inf")),
-    ],
-)
-def test_an_export_edited_by_hand_is_named_with_the_key(key, value, tmp_path):
-    (tmp_path / "meta.json").write_text(json.dumps(EXPORT_META | {key: value}))
-    refused(rf"meta.json is not .*\({key} is ", lambda: read_export_meta(tmp_path), tmp_path)
-
-
 def test_home_is_written_out_where_paths_come_in(config, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     config.data.name, config.data.data_dir = "npz:~/data.npz", "~/sets"
@@ -280,3 +185,30 @@ def test_a_file_is_no_workdir(config, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file; give a folder"):
         run_files.check(config, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("mean", [0.5]),
+        ("mean", None),
+        ("mean", "0.5"),
+        ("mean", [0.5, 0.5, "0.5"]),
+        ("mean", [0.5, 0.5, True]),
+        ("mean", [127, 127, 127]),
+        ("std", 0.5),
+        ("mean", [0.5, 0.5, float("nan")]),
+        ("mean", [0.5, 0.5, 10**400]),
+        ("std", [0.5, 0.5, 0]),
+        ("std", [0.5, 0.5, -1.0]),
+        ("num_classes", 0),
+        ("num_classes", 2.5),
+        ("class_names", [1, 2]),
+        ("image_shape", [8, 8]),
+        ("model", None),
+        ("top1", float("inf")),
+    ],
+)
+def test_an_export_edited_by_hand_is_named_with_the_key(key, value, tmp_path):
+    (tmp_path / "meta.json").write_text(json.dumps(EXPORT_META | {key: value}))
+    refused(rf"meta.json is not .*\({key} is ", lambda: read_export_meta(tmp_path), tmp_path)

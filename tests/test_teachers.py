@@ -1,15 +1,18 @@
 """What is known of a teacher's weights before they are read."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import safetensors.numpy
 from small_runs import small_config
 from weight_files import tensor, write_zip
 
-from atkd_jax.training import teachers
+from atkd_jax.errors import UserError
+from atkd_jax.training import settings, teachers
 from atkd_jax.types import DataInfo
 
-SPEC = DataInfo(
+INFO = DataInfo(
     "noise", (8, 8, 3), tuple("abc"), 9, 9, (0.4, 0.5, 0.6), (0.2, 0.2, np.float64(0.3))
 )
 THIRDS, FIFTHS = (0.3, 0.3, 0.3), (0.2, 0.2, 0.2)
@@ -55,9 +58,11 @@ def test_statistics_are_of_pixels_in_0_to_1_or_refused(case, config):
     config.teacher.mean, config.teacher.std = mean, std
     if message is None:
         given = {"mean": mean, "std": std} if mean else {}
+        settings.check(config)
         assert teachers.read_facts(config) == given
         return
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
+        settings.check(config)
         teachers.read_facts(config)
     assert "\n" not in str(caught.value)
 
@@ -86,12 +91,12 @@ def test_a_key_needs_a_file(config, tmp_path):
 
 @pytest.fixture
 def loaded(config, monkeypatch):
-    """What of a file becomes a network's: `load` without a network."""
-    monkeypatch.setattr(teachers.convert, "to_flax", lambda name, tensors, like: tensors)
+    """The tensors of a file that become a network's: `load` without converting them."""
+    monkeypatch.setattr(teachers.convert, "to_flax", lambda name, tensors, abstract: tensors)
 
     def load():
-        network = teachers.describe(config, SPEC)
-        return teachers.load(config, network, SPEC, None, None)
+        network = teachers.describe(config, INFO)
+        return teachers.load(config, network, INFO, Path(config.teacher.weights))
 
     return load
 

@@ -1,4 +1,4 @@
-"""The student of a finished run, its data, and what it says in JAX."""
+"""The trained student of a finished run, its data, and its outputs in JAX."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Serve = Callable[[Array], Array]
 
 
 class Student(NamedTuple):
-    """A trained network and where it comes from.
+    """A trained network and its origin.
 
     Attributes:
-      network: module, computing in float32, and its normalisation.
+      network: the module, computing in float32, and its normalisation.
       variables: {"params", "batch_stats"} as host arrays.
       meta: export/meta.json.
       summary: summary.json of the run.
-      source: the data set that it was trained and tested on.
+      source: the data set on which it was trained and tested.
     """
 
     network: Network
@@ -58,10 +58,10 @@ def read_summary(workdir: Path) -> dict[str, Any]:
 
 
 def read(workdir: Path) -> Student:
-    """The student that a run left in `workdir`, and its data.
+    """Reads the student of the run in `workdir`, and opens its data.
 
     Raises:
-      UserError: the run is not finished, or the data are not those of the run any more.
+      UserError: the run is not finished, or its data have changed since.
     """
     summary = read_summary(workdir)
     meta = checkpoint.read_export_meta(workdir / "export")
@@ -79,22 +79,22 @@ def read(workdir: Path) -> Student:
         )
     module = models.create(meta["model"], meta["num_classes"])
     network = Network(module, tuple(meta["mean"]), tuple(meta["std"]))
-    like = teachers.variables_like(network, source.info)
-    variables = checkpoint.load_export(workdir / "export", like)
+    abstract = teachers.variables_like(network, source.info)
+    variables = checkpoint.load_export(workdir / "export", abstract, meta)
     return Student(network, variables, meta, summary, source)
 
 
 def for_device(module: nn.Module) -> nn.Module:
-    """The same network with depthwise convolutions as single operations."""
+    """The same network, with every depthwise convolution as a single grouped one."""
     if hasattr(module, "depthwise"):
         return module.clone(depthwise=layers.depthwise_grouped)
     return module
 
 
 def serving(network: Network, variables: PyTree) -> Serve:
-    """The function that a device runs: raw image in, logits out, normalisation inside."""
+    """The function that a device runs: raw image to logits, including normalisation."""
     module = for_device(network.module)
-    # In one subtraction and one division: in int8 every operation more would round once more.
+    # One subtraction and one division: in int8 every further operation would round once more.
     mean, std = (
         255 * np.asarray(x, np.float32).reshape(1, 1, 1, 3) for x in (network.mean, network.std)
     )
@@ -106,7 +106,7 @@ def serving(network: Network, variables: PyTree) -> Serve:
 
 
 def test_images(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every test example once, some at a time: images [B, H, W, 3] uint8 and labels [B]."""
+    """Yields every test example once, in batches: images [B, H, W, 3] uint8 and labels [B]."""
     if isinstance(source, MemorySource):
         for i in range(0, source.info.num_test, BATCH):
             yield source.test.image[i : i + BATCH], source.test.label[i : i + BATCH]
@@ -116,10 +116,10 @@ def test_images(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def calibration_images(source: Source, num: int) -> np.ndarray:
-    """`num` training images [num, H, W, 3] uint8, or all if they are fewer; always the same ones.
+    """`num` training images [num, H, W, 3] uint8, or all if there are fewer; always the same ones.
 
     Raises:
-      UserError: none are asked for.
+      UserError: `num` is less than 1.
     """
     if num < 1:
         raise UserError(f"calibration={num}: int8 needs training images to take its ranges from")
@@ -131,7 +131,7 @@ def calibration_images(source: Source, num: int) -> np.ndarray:
 
 
 def reference(student: Student) -> tuple[np.ndarray, np.ndarray]:
-    """What the network of the training says of the test set: logits [N, K] and labels [N]."""
+    """Logits [N, K] of the network as it was trained, on the test set, and labels [N]."""
     apply = jax.jit(lambda v, image: student.network.apply(v, image / 255.0).logits)
     logits, labels = [], []
     with jax.default_matmul_precision("highest"):

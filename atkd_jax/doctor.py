@@ -22,11 +22,8 @@ from absl import app
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from atkd_jax import data
 from atkd_jax.command_line import entry_point
-from atkd_jax.data import cifar_binary, dataset_info, folder, npz, prepared
-from atkd_jax.data.records import TfdsRecords
-from atkd_jax.errors import UserError, printable
+from atkd_jax.errors import UserError
 from atkd_jax.main import (
     ADDRESS,
     CONFIG,
@@ -38,7 +35,7 @@ from atkd_jax.main import (
 )
 from atkd_jax.runtime import hosts, run_files
 from atkd_jax.runtime.lock import missing, remove_empty
-from atkd_jax.training import dry_run
+from atkd_jax.training import dry_run, from_config
 from atkd_jax.training.teachers import read_facts
 
 MIB = 2**20
@@ -71,42 +68,7 @@ def connection() -> str:
 
 def data_set(config: ConfigDict) -> str:
     """Checks that every file exists; decodes no image, downloads nothing."""
-    name = config.data.name
-    kind, _, path = name.partition(":")
-    if name == "digits":
-        return "digits, part of scikit-learn"
-    if kind == "npz":
-        headers = npz.check(path)
-        counts = (headers[array].shape[0] for array in ("y_train", "y_test"))
-        return "{}, {:,} training and {:,} test images".format(path, *counts)
-    if kind == "folder":
-        found = folder.find(path)
-        if not config.data.options.get("image_size", 0):
-            folder.common_size(found)
-        return (
-            f"{printable(path)}, {len(found.train.label):,} training and"
-            f" {len(found.test.label):,} test images of {len(found.class_names)} classes"
-        )
-    if binary := data.binary_files(name, config.data.data_dir or None):
-        cifar_binary.check(name, binary)
-        return f"{name} in {binary}, every file in its right size"
-    return tfds_set(name, config)
-
-
-def tfds_set(name: str, config: ConfigDict) -> str:
-    """Checks a prepared data set of TensorFlow Datasets and its numbers of examples."""
-    builder = prepared.on_disk(data.tfds_name(name), config.data.data_dir or None)
-    train = "train"
-    test = "test" if "test" in builder.info.splits and name != "imagenet2012" else "validation"
-    TfdsRecords(builder, train, test, "", "").check()
-    counts = tuple(builder.info.splits[split].num_examples for split in (train, test))
-    known = dataset_info.KNOWN.get(name)
-    expected = (known.num_train, known.num_test) if known else counts
-    if name == "imagenet2012":
-        expected = dataset_info.IMAGENET_SIZES
-    if counts != expected:
-        raise prepared.damaged(builder, f"it holds {counts} examples instead of {expected}")
-    return f"{name} in {builder.data_path}, {counts[0]:,} training and {counts[1]:,} test images"
+    return from_config.dataset(config).check(config.data.data_dir or None)
 
 
 def teacher(config: ConfigDict) -> str:

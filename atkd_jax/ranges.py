@@ -120,7 +120,10 @@ def check(what: str, value: object, range: Range) -> None:
 
 
 def setting(default: Any, range: Range) -> Any:
-    """A dataclass field with a default and a range, which `check_fields` enforces."""
+    """A dataclass field with a default and a range, which `check_fields` enforces.
+
+    A default of None, for a value that is chosen later, may be outside of the range.
+    """
     return dataclasses.field(default=default, metadata={"range": range})
 
 
@@ -136,4 +139,6 @@ def of(kind: type) -> dict[str, Range]:
 def check_fields(instance: object) -> None:
     """Raises UserError, as `check` does, if a field of a dataclass is out of its range."""
     for name, range in of(type(instance)).items():
-        check(f"{type(instance).__name__}.{name}", getattr(instance, name), range)
+        value = getattr(instance, name)
+        if value is not None or getattr(type(instance), name) is not None:  # the default
+            check(f"{type(instance).__name__}.{name}", value, range)

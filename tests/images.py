@@ -39,7 +39,7 @@ def write_tfds(data_dir, name, version, splits, num_classes, shape=(None, None, 
     Args:
       splits: name -> list of (image: array or bytes, label).
     """
-    from atkd_jax.data.prepared import import_tf
+    from atkd_jax.data.tf import import_tf
 
     _, tfds = import_tf()
     features = tfds.features.FeaturesDict(

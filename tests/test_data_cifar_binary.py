@@ -12,10 +12,11 @@ import pytest
 from images import write_tfds
 
 from atkd_jax import data, doctor
-from atkd_jax.data import cifar_binary, dataset_info, prepare, prepared
-from atkd_jax.main import on_purpose
+from atkd_jax.data import cifar_binary, prepare, tfds
+from atkd_jax.data.info import KNOWN
+from atkd_jax.data.tf import import_tf
+from atkd_jax.errors import UserError
 from configs import cifar10 as config_file
-from experiments.results import measure
 
 ROWS = 3  # of each of the small files
 
@@ -45,9 +46,9 @@ def write_cifar(path, name, monkeypatch):
     (folder / "readme.html").write_text("not asked for")
     monkeypatch.setitem(cifar_binary.LAYOUTS, name, dataclasses.replace(layout, **files))
     small = dataclasses.replace(
-        dataset_info.KNOWN[name], num_train=len(rows["train"]), num_test=len(rows["test"])
+        KNOWN[name], num_train=len(rows["train"]), num_test=len(rows["test"])
     )
-    monkeypatch.setitem(dataset_info.KNOWN, name, small)
+    monkeypatch.setitem(KNOWN, name, small)
     return folder, rows
 
 
@@ -79,9 +80,9 @@ def no_tensorflow(monkeypatch):
     """Importing it fails, and whoever tries is told of."""
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    prepared.import_tf.cache_clear()
+    import_tf.cache_clear()
     yield
-    prepared.import_tf.cache_clear()
+    import_tf.cache_clear()
 
 
 def expected(rows, split):
@@ -108,7 +109,7 @@ def test_folder_and_archive_give_the_same_images(official, name, packed, no_tens
         np.testing.assert_array_equal(found.image, image)
         np.testing.assert_array_equal(found.label, label)
         assert found.image.flags.c_contiguous and found.label.dtype == np.int32
-    known = vars(dataset_info.KNOWN[name])
+    known = vars(KNOWN[name])
     assert {key: value for key, value in vars(source.info).items() if key != "train_label"} == {
         key: value for key, value in known.items() if key != "train_label"
     }
@@ -132,7 +133,7 @@ def test_the_order_is_the_one_that_tfds_has():
 
 @pytest.mark.parametrize(("split", "num"), [("train", 500), ("test", 300)])
 def test_the_order_is_that_of_the_shuffler_of_tfds(tmp_path, split, num):
-    prepared.import_tf()
+    import_tf()
     from tensorflow_datasets.core import shuffle
 
     shuffler = shuffle.Shuffler(tmp_path, hash_salt=split)
@@ -149,7 +150,7 @@ def test_tfds_prepares_the_same_set_from_the_same_archive(tmp_path, monkeypatch,
     for file, count in lists.items():
         (folder / file).write_text("".join(f"{i}\n" for i in range(count)))
     archive = pack(folder)
-    _, tfds = prepared.import_tf()
+    _, tfds = import_tf()
     from tensorflow_datasets.core.download import checksums
 
     content = archive.read_bytes()
@@ -159,7 +160,7 @@ def test_tfds_prepares_the_same_set_from_the_same_archive(tmp_path, monkeypatch,
     prepare.main([name, f"--data_dir={tmp_path / 'tfds'}", f"--manual_dir={archive.parent}"])
     ours = data.load(name, data_dir=str(archive.parent))
     theirs = data.load(name, data_dir=str(tmp_path / "tfds"))
-    assert data.binary_files(name, str(tmp_path / "tfds")) is None
+    assert data.Cifar(name).binary_files(str(tmp_path / "tfds")) is None
     for split in ("train", "test"):
         for array in ("image", "label"):
             a, b = (getattr(getattr(source, split), array) for source in (ours, theirs))
@@ -179,7 +180,7 @@ def one_line(official, name, damage, message):
         data.load(name, data_dir=str(folder.parent))
     text = str(caught.value)
     assert "\n" not in text and f"into {folder.parent}, packed or unpacked" in text
-    assert cifar_binary.PAGE in text and "elete" not in text and on_purpose(caught.value)
+    assert cifar_binary.PAGE in text and "elete" not in text and isinstance(caught.value, UserError)
 
 
 @pytest.mark.parametrize(
@@ -289,34 +290,34 @@ def test_facts_of_the_official_files():
     assert {cifar10.size(file) for file in cifar10.train + cifar10.test} == {30_730_000}
     assert [cifar100.size(f) for f in cifar100.train + cifar100.test] == [153_700_000, 30_740_000]
     for name, layout in cifar_binary.LAYOUTS.items():
-        assert sum(file.rows for file in layout.train) == dataset_info.KNOWN[name].num_train
-        assert sum(file.rows for file in layout.test) == dataset_info.KNOWN[name].num_test
+        assert sum(file.rows for file in layout.train) == KNOWN[name].num_train
+        assert sum(file.rows for file in layout.test) == KNOWN[name].num_test
 
 
 def test_the_first_place_is_a_prepared_set(tmp_path, monkeypatch):
     folder, _ = write_cifar(tmp_path, "cifar10", monkeypatch)
-    assert data.binary_files("cifar10", str(tmp_path)) == folder
+    assert data.Cifar("cifar10").binary_files(str(tmp_path)) == folder
     (tmp_path / "cifar10").mkdir()  # not prepared
-    assert data.binary_files("cifar10", str(tmp_path)) == folder
+    assert data.Cifar("cifar10").binary_files(str(tmp_path)) == folder
     white = [(np.full((32, 32, 3), 255, np.uint8), i % 10) for i in range(15)]
     splits = {"train": white, "test": white[:3]}
     write_tfds(tmp_path, "cifar10", "3.0.2", splits, 10, (32, 32, 3))
-    assert data.binary_files("cifar10", str(tmp_path)) is None
+    assert data.Cifar("cifar10").binary_files(str(tmp_path)) is None
     assert data.load("cifar10", data_dir=str(tmp_path)).train.image.min() == 255
     # Where it cannot be read, for lack of TensorFlow, the files are.
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    prepared.import_tf.cache_clear()
+    import_tf.cache_clear()
     try:
-        assert data.binary_files("cifar10", str(tmp_path)) == folder
+        assert data.Cifar("cifar10").binary_files(str(tmp_path)) == folder
     finally:
-        prepared.import_tf.cache_clear()
+        import_tf.cache_clear()
 
 
 def test_without_any_source_both_ways_are_named(tmp_path, name, no_tensorflow):
     layout = cifar_binary.LAYOUTS[name]
     for ask in (
         lambda: data.load(name, data_dir=str(tmp_path)),
-        lambda: prepared.on_disk(name, str(tmp_path)),
+        lambda: tfds.on_disk(name, str(tmp_path)),
     ):
         with pytest.raises(ValueError, match="pip install tensorflow-cpu") as caught:
             ask()
@@ -334,7 +335,7 @@ def test_the_default_folder_is_that_of_tfds(tmp_path, monkeypatch):
     write_cifar(tmp_path, "cifar10", monkeypatch)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     assert cifar_binary.find("cifar10") == tmp_path / "cifar-10-batches-bin"
-    assert measure.prepared("cifar10") and not measure.prepared("cifar100")
+    assert data.Cifar("cifar10").present() and not data.Cifar("cifar100").present()
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cifar_binary.folder_of("") == tmp_path / "tensorflow_datasets"

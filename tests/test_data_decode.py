@@ -9,7 +9,7 @@ from images import encoded, picture
 from PIL import Image
 
 from atkd_jax.data import decode, image_file
-from atkd_jax.data.prepared import import_tf
+from atkd_jax.data.tf import import_tf
 
 SIZE = 8
 

@@ -8,7 +8,7 @@ import pytest
 
 from atkd_jax import data
 from atkd_jax.data import memory
-from atkd_jax.data.dataset_info import KNOWN, channel_moments
+from atkd_jax.data.info import KNOWN, channel_moments
 
 
 def test_epoch_order_is_a_permutation_of_seed_and_epoch():

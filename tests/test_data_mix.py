@@ -16,16 +16,16 @@ POSITION = jnp.arange(B)
 SPECS = [Mix(mixup=0.8), Mix(cutmix=1.0), Mix(mixup=0.2, cutmix=1.0, probability=0.7)]
 
 
-def run(settings):
-    return jax.jit(lambda key: mix(key, IMAGE, LABEL, POSITION, K, settings))
+def run(policy):
+    return jax.jit(lambda key: mix(key, IMAGE, LABEL, POSITION, K, policy))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", SPECS)
-def test_images_and_labels_have_the_same_shares(settings):
+@pytest.mark.parametrize("policy", SPECS)
+def test_images_and_labels_have_the_same_shares(policy):
     """With images that hold their own one-hot label, the mixture's mean pixel is its label."""
     image = jnp.broadcast_to(jax.nn.one_hot(LABEL, K)[:, None, None, :], (B, 8, 10, K))
-    one = jax.jit(lambda key: mix(key, image, LABEL, POSITION, K, settings))
+    one = jax.jit(lambda key: mix(key, image, LABEL, POSITION, K, policy))
     for step in range(6):
         mixed, label = one(jax.random.key(step))
         np.testing.assert_allclose(mixed.mean((1, 2)), label, atol=1e-5)
@@ -34,14 +34,14 @@ def test_images_and_labels_have_the_same_shares(settings):
 
 @pytest.mark.slow
 def test_devices_do_not_change_the_mixture():
-    settings = SPECS[2]
+    policy = SPECS[2]
     mesh = Mesh(np.array(jax.devices()[:4]), ("batch",))
 
     def local(key, image, label, position):
         def gather(tree):
             return jax.tree.map(lambda x: jax.lax.all_gather(x, "batch", tiled=True), tree)
 
-        return mix(key, image, label, position, K, settings, gather)
+        return mix(key, image, label, position, K, policy, gather)
 
     spread = jax.jit(
         jax.shard_map(
@@ -52,7 +52,7 @@ def test_devices_do_not_change_the_mixture():
             check_vma=False,
         )
     )
-    one = run(settings)
+    one = run(policy)
     for step in range(2):
         key = jax.random.key(step)
         for ours, right in zip(spread(key, IMAGE, LABEL, POSITION), one(key), strict=True):
@@ -77,9 +77,9 @@ def test_shares_have_the_named_distribution():
     keys = jax.random.split(jax.random.key(0), 2000)
     image, label = jnp.zeros((2, 4, 4, 3)), jnp.array([0, 1])
 
-    def share(key, settings):
+    def share(key, policy):
         """How much the first image keeps, where its partner is the other one; else nan."""
-        mixed = mix(key, image, label, jnp.arange(2), 2, settings)[1][0]
+        mixed = mix(key, image, label, jnp.arange(2), 2, policy)[1][0]
         return mixed[0]
 
     shares = np.asarray(jax.jit(jax.vmap(lambda k: share(k, Mix(mixup=0.2))))(keys))

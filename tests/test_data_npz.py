@@ -9,7 +9,7 @@ import pytest
 
 from atkd_jax import data
 from atkd_jax.data import npz
-from atkd_jax.main import on_purpose
+from atkd_jax.errors import UserError
 
 
 def arrays(**changed):
@@ -134,7 +134,7 @@ def test_a_header_that_lies_is_named(tmp_path, member, message):
         data.load(f"npz:{path}")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert on_purpose(caught.value)
+    assert isinstance(caught.value, UserError)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400 + len(str(path))
     assert peak < 20 * 2**20
 
@@ -152,7 +152,7 @@ def test_an_archive_whose_index_lies_too_is_named(tmp_path, num):
                 file.getinfo(f"{name}.npy").file_size += sizes[name] - 1000
     with pytest.raises(ValueError, match="cannot be read as .npz: x_train, ") as caught:
         npz.read(str(tmp_path / "mine.npz"))
-    assert on_purpose(caught.value) and "takes" not in str(caught.value)
+    assert isinstance(caught.value, UserError) and "takes" not in str(caught.value)
 
 
 def test_a_label_beyond_all_examples_costs_nothing(tmp_path):
@@ -211,7 +211,7 @@ def test_every_damage_is_one_line_or_none(tmp_path, save):
             source = npz.read(str(path))
         except ValueError as error:
             assert str(path) in str(error) and "\n" not in str(error), told
-            assert on_purpose(error), told
+            assert isinstance(error, UserError), told
             refused += 1
         except Exception as error:
             raise AssertionError(told) from error

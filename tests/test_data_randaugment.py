@@ -103,8 +103,8 @@ def test_one_image_after_the_other_equals_all_side_by_side():
 
 def test_augmented_batch_stays_in_range_and_changes():
     image = np.stack([picture(i, (12, 12)) for i in range(16)])
-    settings = Augment(randaugment=2, magnitude=15.0)
-    run = jax.jit(functools.partial(augment, settings=settings))
+    policy = Augment(randaugment=2, magnitude=15.0)
+    run = jax.jit(functools.partial(augment, policy=policy))
     out = np.asarray(run(jax.random.key(0), image, jnp.arange(16)))
     assert out.dtype == np.float32 and out.min() >= 0 and out.max() <= 1
     different = np.abs(out - image / 255).max((1, 2, 3)) > 0.05

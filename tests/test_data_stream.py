@@ -10,8 +10,8 @@ from images import picture, write_folder, write_tfds
 
 from atkd_jax import data
 from atkd_jax.data import folder, stream
-from atkd_jax.data.prepared import import_tf
 from atkd_jax.data.records import FolderRecords
+from atkd_jax.data.tf import import_tf
 
 SIZE = 8
 TRAIN, TEST = 26, 5

@@ -10,7 +10,8 @@ import requests
 from images import encoded, picture, write_tfds
 
 from atkd_jax import data
-from atkd_jax.data import dataset_info, prepare, prepared
+from atkd_jax.data import datasets, prepare, tfds
+from atkd_jax.data.info import CIFAR10_CLASSES, KNOWN
 
 TRAIN, TEST = 12, 5
 
@@ -22,8 +23,8 @@ def rows(count, first=0, classes=10):
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
     """A CIFAR-10 of 12 + 5 images in TFDS's layout; returns the folder of its files."""
-    small = dataclasses.replace(dataset_info.KNOWN["cifar10"], num_train=TRAIN, num_test=TEST)
-    monkeypatch.setitem(dataset_info.KNOWN, "cifar10", small)
+    small = dataclasses.replace(KNOWN["cifar10"], num_train=TRAIN, num_test=TEST)
+    monkeypatch.setitem(KNOWN, "cifar10", small)
     splits = {"train": rows(TRAIN), "test": rows(TEST, 100)}
     write_tfds(tmp_path, "cifar10", "3.0.2", splits, 10, (32, 32, 3))
     return tmp_path / "cifar10" / "3.0.2"
@@ -64,12 +65,12 @@ def test_half_a_set_says_how_to_repair_it(cifar, damage, message):
 
 def test_wrong_counts_and_labels_are_errors(cifar, monkeypatch):
     data_dir = str(cifar.parent.parent)
-    right = dataset_info.KNOWN["cifar10"]
-    monkeypatch.setitem(dataset_info.KNOWN, "cifar10", dataclasses.replace(right, num_train=13))
+    right = KNOWN["cifar10"]
+    monkeypatch.setitem(KNOWN, "cifar10", dataclasses.replace(right, num_train=13))
     with pytest.raises(ValueError, match="holds 12 examples instead of 13"):
         data.load("cifar10", data_dir=data_dir)
     few = dataclasses.replace(right, class_names=right.class_names[:7])
-    monkeypatch.setitem(dataset_info.KNOWN, "cifar10", few)
+    monkeypatch.setitem(KNOWN, "cifar10", few)
     with pytest.raises(ValueError, match=r"label 9, not in 0\.\.6"):
         data.load("cifar10", data_dir=data_dir)
 
@@ -118,7 +119,7 @@ def test_any_small_tfds_set_is_read_into_memory(tmp_path):
         data.load("tfds:tiny_grey", data_dir=str(tmp_path), tets="test")
 
 
-def write_cinic(path, classes=dataset_info.CIFAR10_CLASSES):
+def write_cinic(path, classes=CIFAR10_CLASSES):
     """An archive of the official layout: 2 train, 1 valid and 1 test image per class, one grey."""
     number = 0
     with tarfile.open(path, "w:gz") as tar:
@@ -136,9 +137,9 @@ def write_cinic(path, classes=dataset_info.CIFAR10_CLASSES):
 
 
 def test_cinic10_is_prepared_from_its_archive(tmp_path, monkeypatch, capsys):
-    small = dataclasses.replace(dataset_info.KNOWN["cinic10"], num_train=20, num_test=10)
-    monkeypatch.setitem(dataset_info.KNOWN, "cinic10", small)
-    monkeypatch.setattr(dataset_info, "CINIC10_VALIDATION", 10)
+    small = dataclasses.replace(KNOWN["cinic10"], num_train=20, num_test=10)
+    monkeypatch.setitem(KNOWN, "cinic10", small)
+    monkeypatch.setattr(datasets, "CINIC10_VALIDATION", 10)
     where = ["cinic10", "--data_dir", str(tmp_path / "tfds"), "--manual_dir", str(tmp_path)]
     with pytest.raises(SystemExit, match=r"put https://datashare.*CINIC-10.tar.gz into manual_dir"):
         prepare.main(where)
@@ -164,6 +165,6 @@ def test_cinic10_is_prepared_from_its_archive(tmp_path, monkeypatch, capsys):
 
 
 def test_names_of_tfds_are_ours_where_they_differ():
-    assert data.tfds_name("svhn") == "svhn_cropped"
-    assert data.tfds_name("tfds:mnist") == "mnist"
-    assert prepared.prepare_command("svhn_cropped").endswith("prepare svhn")
+    assert data.Svhn().tfds_name == "svhn_cropped"
+    assert data.create("tfds:mnist").tfds_name == "mnist"
+    assert tfds.prepare_command("svhn_cropped").endswith("prepare svhn")

@@ -9,7 +9,7 @@ import pytest
 from small_runs import PATIENCE, held_port, small_config, write_npz
 
 from atkd_jax import doctor
-from atkd_jax.data import prepared
+from atkd_jax.data import tfds
 from atkd_jax.training import dry_run
 from tests.images import encoded, picture
 
@@ -107,7 +107,7 @@ def test_a_set_that_is_not_prepared_comes_with_the_command(healthy, tmp_path):
 
 
 def test_neither_doctor_nor_dry_run_downloads(healthy, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(prepared, "download", None)
+    monkeypatch.setattr(tfds, "download", None)
     config, workdir = healthy
     config.data.name, config.data.data_dir = "tfds:beans", str(tmp_path)
     assert not doctor.examine(config, workdir)

@@ -11,7 +11,7 @@ from images import encoded
 from small_runs import small_config
 
 from atkd_jax import data
-from atkd_jax.data import memory
+from atkd_jax.data import digits
 from atkd_jax.runtime import checkpoint
 from atkd_jax.runtime.fingerprint import DATA, difference, of_data, same_classes
 from atkd_jax.runtime.logs import Log
@@ -250,7 +250,7 @@ def test_a_signal_in_the_teachers_last_moments_stops_the_student(tmp_path, monke
 
 
 def test_a_teacher_that_guesses_is_told_of():
-    info = memory.digits().info
+    info = digits.read().info
     assert teachers.chance_warning(10.0, info).startswith(
         "warning: the teacher's top-1 of 10.00 is"
     )

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 from the official binary archives, without TensorFlow.
 
-An archive is read as it is, packed or unpacked. The examples come in the order in which TensorFlow
-Datasets stores them, so that a seed means the same run whichever of the two a machine has.
+Archives are read packed or unpacked. The examples come in the order in which TensorFlow Datasets
+stores them, so that a seed gives the same run with either source.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import IO
 import numpy as np
 
 from atkd_jax.data.memory import Arrays
+from atkd_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -35,7 +36,7 @@ class File:
     Attributes:
       rows: examples in it.
       md5: of its content.
-      restored: MD5 of the copy that is told of at `LAYOUTS`; empty where there is none.
+      restored: MD5 of the partly restored copy described at `LAYOUTS`; empty if there is none.
     """
 
     name: str
@@ -46,12 +47,12 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a data set is archived.
+    """The archive of a data set.
 
     Attributes:
       archive, archive_md5: the file to download, and its MD5 on `PAGE`.
       folder: what it unpacks to.
-      label_bytes: before the pixels of each example; the last of them is its class.
+      label_bytes: label bytes before the pixels of each example; the last one is its class.
       train, test: the files of a split, in order.
     """
 
@@ -63,7 +64,7 @@ class Layout:
     test: tuple[File, ...]
 
     def size(self, file: File) -> int:
-        """Bytes that the file has to have."""
+        """The expected size of the file in bytes."""
         return file.rows * (self.label_bytes + PIXELS)
 
 
@@ -105,15 +106,15 @@ LAYOUTS = {
 
 
 def folder_of(data_dir: str | Path | None) -> Path:
-    """Where data sets are looked for: `data_dir`, or where TFDS keeps its own."""
+    """The folder of data sets: `data_dir`, or the default of TFDS."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(data_dir or default).expanduser()
 
 
 def find(name: str, data_dir: str | None = None) -> Path | None:
-    """The unpacked folder or the archive of a data set; None if neither is there, or another set.
+    """The unpacked folder or the archive of a data set; None if neither exists, or for other sets.
 
-    A folder that is not whole yields to an archive beside it.
+    An archive takes precedence over an incomplete folder beside it.
     """
     if name not in LAYOUTS:
         return None
@@ -129,7 +130,7 @@ def _whole(layout: Layout, folder: Path) -> bool:
 
 
 def advice(name: str, data_dir: str | Path | None = None) -> str:
-    """How to bring the files; empty for other data sets."""
+    """How to provide the files; empty for other data sets."""
     if name not in LAYOUTS:
         return ""
     layout = LAYOUTS[name]
@@ -140,10 +141,10 @@ def advice(name: str, data_dir: str | Path | None = None) -> str:
 
 
 def check(name: str, path: Path) -> None:
-    """Every file is there in its right size; no content is compared.
+    """Checks that every file exists in its right size. Compares no content.
 
     Raises:
-      ValueError: one is missing, or of another size.
+      UserError: one is missing, or has another size.
     """
     with _named(name, path):
         for _ in _files(name, path):
@@ -154,10 +155,10 @@ def read(name: str, path: Path) -> tuple[Arrays, Arrays]:
     """Training and test set, in the order of TensorFlow Datasets.
 
     Args:
-      path: what `find` gave.
+      path: the result of `find`.
 
     Raises:
-      ValueError: a file is missing, damaged or not the official one.
+      UserError: a file is missing, damaged or not the official one.
     """
     layout = LAYOUTS[name]
     train, test = _empty(layout.train), _empty(layout.test)
@@ -186,7 +187,7 @@ def _empty(files: tuple[File, ...]) -> Arrays:
 
 
 def _places(split: str, files: tuple[File, ...]) -> dict[File, np.ndarray]:
-    """Where the rows of each file go."""
+    """The destination rows of each file's rows."""
     rows = [file.rows for file in files]
     place = np.argsort(tfds_order(split, sum(rows)))
     return dict(zip(files, np.split(place, np.cumsum(rows)[:-1]), strict=True))
@@ -195,7 +196,7 @@ def _places(split: str, files: tuple[File, ...]) -> dict[File, np.ndarray]:
 def tfds_order(split: str, num: int) -> np.ndarray:
     """Rows of the official files in the order in which TFDS stores them: [num] integers.
 
-    It sorts them by the MD5 of the split's name and their number. Source: TFDS 4.9.10,
+    TFDS sorts them by the MD5 of the split's name and their number. Source: TFDS 4.9.10,
     core/split_builder.py (the salt is the split), image_classification/cifar.py (the key is the
     number), core/hashing.py, core/shuffle.py.
     """
@@ -204,7 +205,7 @@ def tfds_order(split: str, num: int) -> np.ndarray:
 
 
 def _files(name: str, path: Path) -> Iterator[tuple[File, IO[bytes]]]:
-    """The files of a data set, opened one after the other, in any order; each of its right size."""
+    """Opens the files of a data set one after the other, in any order, and checks their sizes."""
     layout = LAYOUTS[name]
     missing = {file.name: file for file in layout.train + layout.test}
     for member, size, stream in (_unpacked if path.is_dir() else _packed)(path, layout, missing):
@@ -230,13 +231,13 @@ def _packed(path: Path, layout: Layout, missing: dict[str, File]) -> Iterator[Me
     with tarfile.open(path) as archive:
         for member in archive:
             name = wanted.pop(os.path.normpath(member.name), None)
-            if name and member.isfile():
-                yield name, member.size, archive.extractfile(member)
+            if name and member.isfile() and (stream := archive.extractfile(member)):
+                yield name, member.size, stream
 
 
 @contextlib.contextmanager
 def _named(name: str, path: Path) -> Iterator[None]:
-    """Gives errors of reading the name of what could not be read."""
+    """Turns read errors into one that names the path."""
     try:
         yield
     except (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError) as error:
@@ -244,5 +245,5 @@ def _named(name: str, path: Path) -> Iterator[None]:
         raise _wrong(name, path, f"it cannot be read ({reason})") from None
 
 
-def _wrong(name: str, path: Path, what: str) -> ValueError:
-    return ValueError(f"{path} is not whole: {what}. Move it away and {advice(name, path.parent)}")
+def _wrong(name: str, path: Path, what: str) -> UserError:
+    return UserError(f"{path} is not whole: {what}. Move it away and {advice(name, path.parent)}")

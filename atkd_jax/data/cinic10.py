@@ -1,4 +1,4 @@
-"""CINIC-10 for TensorFlow Datasets, which has none: importing this module registers `cinic10`.
+"""A CINIC-10 builder for TensorFlow Datasets, which lacks one. Importing registers `cinic10`.
 
 Darlow et al. 2018, arXiv 1810.03505. The builder reads the official archive from the manual
 directory; its splits are train, validation and test, 90,000 images each.
@@ -6,15 +6,15 @@ directory; its splits are train, validation and test, 90,000 images each.
 
 from __future__ import annotations
 
-from atkd_jax.data.dataset_info import CIFAR10_CLASSES
-from atkd_jax.data.prepared import import_tf
+from atkd_jax.data.info import CIFAR10_CLASSES
+from atkd_jax.data.tf import import_tf
 
 _, tfds = import_tf()
 ARCHIVE = "CINIC-10.tar.gz"
 FOLDERS = {"train": "train", "validation": "valid", "test": "test"}  # split -> folder
 
 
-class Cinic10(tfds.core.GeneratorBasedBuilder):
+class Cinic10(tfds.core.GeneratorBasedBuilder):  # type: ignore[name-defined]
     """CINIC-10, 32x32 RGB."""
 
     VERSION = tfds.core.Version("1.0.0")

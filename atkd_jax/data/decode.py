@@ -1,32 +1,37 @@
-"""From the bytes of an image file to [S, S, 3] uint8, in TensorFlow on the host.
+"""Decodes, crops and resizes the bytes of an image file to [S, S, 3] uint8, in TensorFlow.
 
-By content, whatever the file is called, and by the rule of `image_file`: a JPEG is decoded by
-TensorFlow, of which a window is quick, all else and JPEGs of four colours by Pillow. A file that
-cannot be decoded raises `tf.errors.InvalidArgumentError`.
+The format is found from the content, not from the name, and follows the rule of `image_file`.
+TensorFlow decodes JPEGs, because it decodes a crop alone; Pillow decodes everything else and JPEGs
+of four colours. A file that cannot be decoded raises `tf.errors.InvalidArgumentError`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from atkd_jax.data import image_file
-from atkd_jax.data.prepared import import_tf
+from atkd_jax.data.tf import import_tf
 
-# Random resized crops: Szegedy et al. 2015, arXiv 1409.4842, section 6; the ranges everyone uses.
+if TYPE_CHECKING:
+    from tensorflow import Tensor
+
+# Random resized crops: Szegedy et al. 2015, arXiv 1409.4842, section 6, with the usual ranges.
 AREA = (0.08, 1.0)
 ASPECT = (3 / 4, 4 / 3)
 ATTEMPTS = 10
-HEAD = 4096  # bytes of a JPEG in which metadata that come after its tables are looked for
+HEAD = 4096  # bytes of a JPEG that are searched for metadata after its tables
 
 
-def random_window(shape, seed):
+def random_window(shape: Tensor, seed: Tensor) -> Tensor:
     """A random part of an image of `shape` [3] -> int32 [4]: row, column, height, width.
 
-    As in torchvision's RandomResizedCrop: its share of the area is uniform in AREA, the logarithm
-    of width / height uniform in ASPECT, its place uniform; of ten draws the first that fits into
-    the image counts. If none does, it is the largest centred part of an allowed aspect ratio.
+    As in torchvision's RandomResizedCrop: the share of the area is uniform in AREA, the logarithm
+    of width / height uniform in ASPECT, the place uniform; the first of ten draws that fits into
+    the image is taken. If none fits, it is the largest centred part of an allowed aspect ratio.
     (TensorFlow's own sampler favours small windows: 0.37 of a 400x300 image on average, not 0.43.)
     """
     tf, _ = import_tf()
@@ -44,33 +49,37 @@ def random_window(shape, seed):
     return tf.cast(tf.concat([tf.floor(start), window], 0), tf.int32)
 
 
-def decoded(data, jpeg, other):
-    """What one of two functions makes of a file.
+def decoded(
+    data: Tensor,
+    jpeg: Callable[[Tensor, Tensor], Tensor],
+    other: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Applies one of two functions to a file, depending on its format.
 
     Args:
       data: [] string, the file's bytes.
       jpeg: (stored shape [3], orientation 1..8) -> image, for JPEGs that TensorFlow can decode.
-      other: [H, W, 3] uint8, upright -> image, for what Pillow has decoded.
+      other: [H, W, 3] uint8, upright -> image, for files that Pillow decodes.
     """
     tf, _ = import_tf()
 
-    def pillow():
+    def pillow() -> Tensor:
         image = tf.numpy_function(_decode, [data], tf.uint8, stateful=False)
         return other(tf.ensure_shape(image, (None, None, 3)))
 
-    def by_colours():  # of four, TensorFlow guesses the meaning in another way than Pillow
+    def by_colours() -> Tensor:  # TensorFlow interprets four colours differently from Pillow
         shape = tf.io.extract_jpeg_shape(data)
         return tf.cond(shape[2] == 4, pillow, lambda: jpeg(shape, orientation(data)))
 
     return tf.cond(tf.io.is_jpeg(data), by_colours, pillow)
 
 
-def orientation(data):
-    """[] int32, 1..8: how the JPEG has to be turned.
+def orientation(data: Tensor) -> Tensor:
+    """[] int32, 1..8: the EXIF orientation of a JPEG.
 
-    Where the tables begin right after the start of the image, or after a JFIF segment of ordinary
-    length, and no metadata follow, Pillow, which would take a twentieth of a crop's time, need not
-    be asked: in 34 of 50 photographs of ImageNet.
+    Pillow finds it in a twentieth of a crop's time. That is skipped where the tables begin right
+    after the start of the image, or after a JFIF segment of ordinary length, and no metadata
+    follow: in 34 of 50 photographs of ImageNet.
     """
     tf, _ = import_tf()
     jfif = tf.strings.substr(data, 0, 6) == b"\xff\xd8\xff\xe0\x00\x10"
@@ -91,23 +100,23 @@ def _orientation(data: bytes | np.ndarray) -> np.int32:
     try:
         with image_file.opened(_content(data)) as image:
             return np.int32(image_file.orientation(image))
-    except Exception as error:  # a ValueError is TensorFlow's InvalidArgumentError: a damaged image
+    except Exception as error:  # TensorFlow turns a ValueError into InvalidArgumentError
         raise ValueError(f"Pillow cannot open it ({type(error).__name__})") from error
 
 
 def _content(data: bytes | np.ndarray) -> bytes:
-    """What TensorFlow hands to Python: bytes in a graph, an array of one object outside."""
+    """The argument of a NumPy function: bytes in a graph, an array of one object outside."""
     return np.asarray(data, object).item()
 
 
-def upright_shape(shape, turn):
-    """Shape [3] of the image that a stored one of `shape` becomes."""
+def upright_shape(shape: Tensor, turn: Tensor) -> Tensor:
+    """Shape [3] of the upright image whose stored image has `shape`."""
     tf, _ = import_tf()
     return tf.where(_is(turn, image_file.TRANSPOSED), tf.gather(shape, [1, 0, 2]), shape)
 
 
-def stored_window(window, shape, turn):
-    """Where a window of the upright image lies in the stored one; both are int32 [4].
+def stored_window(window: Tensor, shape: Tensor, turn: Tensor) -> Tensor:
+    """The window in the stored image of a window in the upright one; both are int32 [4].
 
     Args:
       window: row, column, height, width.
@@ -123,11 +132,11 @@ def stored_window(window, shape, turn):
     return tf.where(_is(turn, image_file.TRANSPOSED), swapped, tf.stack([y, x, height, width]))
 
 
-def upright(image, turn):
-    """As `image_file.upright`, for [H, W, 3] in TensorFlow."""
+def upright(image: Tensor, turn: Tensor) -> Tensor:
+    """`image_file.upright` of [H, W, 3], in TensorFlow."""
     tf, _ = import_tf()
 
-    def turned():
+    def turned() -> Tensor:
         swap = _is(turn, image_file.TRANSPOSED)
         out = tf.cond(swap, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
         out = tf.cond(_is(turn, image_file.FLIPPED), lambda: out[::-1], lambda: out)
@@ -136,17 +145,17 @@ def upright(image, turn):
     return tf.cond(turn == 1, lambda: image, turned)
 
 
-def _is(turn, kinds):
+def _is(turn: Tensor, kinds: Sequence[int]) -> Tensor:
     tf, _ = import_tf()
     return tf.reduce_any(turn == tf.constant(kinds))
 
 
-def random_resized_crop(data, seed, image_size: int):
-    """A random window of the image, decoded alone and resized bilinearly to a square.
+def random_resized_crop(data: Tensor, seed: Tensor, image_size: int) -> Tensor:
+    """A random window of the image, resized bilinearly to a square. Decodes only the window.
 
     Args:
       data: [] string, the file's bytes.
-      seed: [2] int64, decides the window.
+      seed: [2] int64, determines the window.
       image_size: S.
 
     Returns:
@@ -154,18 +163,18 @@ def random_resized_crop(data, seed, image_size: int):
     """
     tf, _ = import_tf()
 
-    def jpeg(shape, turn):
-        def as_stored():
+    def jpeg(shape: Tensor, turn: Tensor) -> Tensor:
+        def as_stored() -> Tensor:
             return tf.image.decode_and_crop_jpeg(data, random_window(shape, seed), channels=3)
 
-        def turned():
+        def turned() -> Tensor:
             window = random_window(upright_shape(shape, turn), seed)
             window = stored_window(window, shape, turn)
             return upright(tf.image.decode_and_crop_jpeg(data, window, channels=3), turn)
 
         return tf.cond(turn == 1, as_stored, turned)
 
-    def other(image):
+    def other(image: Tensor) -> Tensor:
         y, x, height, width = tf.unstack(random_window(tf.shape(image), seed))
         return image[y : y + height, x : x + width]
 
@@ -177,17 +186,16 @@ def random_resized_crop(data, seed, image_size: int):
 
 
 def shorter_side(image_size: int, crop_ratio: float) -> int:
-    """To how many pixels evaluation resizes the shorter side before it cuts the centre out."""
+    """The shorter side in pixels to which evaluation resizes before the centre crop."""
     return round(image_size / crop_ratio)
 
 
-def resized_centre(data, image_size: int, crop_ratio: float):
-    """The centre of the upright image, by PyTorch's Resize and CenterCrop.
-
-    PyTorch's own evaluation of ImageNet does not turn images that EXIF says lie on their side.
+def resized_centre(data: Tensor, image_size: int, crop_ratio: float) -> Tensor:
+    """The centre of the upright image, as by PyTorch's Resize and CenterCrop.
 
     The shorter side is resized to image_size / crop_ratio with antialiasing (Pillow's bilinear
-    filter), and the centre of it is kept.
+    filter), and the centre is kept. Unlike here, PyTorch's own evaluation of ImageNet ignores the
+    EXIF orientation.
 
     Args:
       data: [] string, the file's bytes.
@@ -199,14 +207,14 @@ def resized_centre(data, image_size: int, crop_ratio: float):
     """
     tf, _ = import_tf()
 
-    def jpeg(_, turn):
-        # As Pillow decodes; TensorFlow's default is some percent faster and a grey level off.
+    def jpeg(_: Tensor, turn: Tensor) -> Tensor:
+        # As Pillow decodes; TensorFlow's default is some percent faster and off by a grey level.
         return upright(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), turn)
 
     image = decoded(data, jpeg, lambda image: image)
     size = tf.shape(image)[:2]
     shorter = shorter_side(image_size, crop_ratio)
-    # PyTorch cuts the longer side off to whole pixels, so that the two scales differ a little.
+    # PyTorch rounds the longer side down to whole pixels, so the two scales differ a little.
     resized = tf.cast(shorter * size // tf.reduce_min(size), tf.float32)
     offset = tf.round((resized - image_size) / 2)
     out = tf.raw_ops.ScaleAndTranslate(

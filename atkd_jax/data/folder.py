@@ -1,8 +1,7 @@
-"""A folder of one's own images: PATH/train/CLASS/*.jpg|png and PATH/test|val/CLASS/...
+"""A folder of images: PATH/train/CLASS/*.jpg|png and PATH/test|val/CLASS/...
 
-Class numbers are the classes' places in alphabetical order; an example's index is its place when
-files are sorted by class and then by name. Only files that can be read count: what else lies there
-is named in the log and left out.
+Classes are numbered in alphabetical order; an example's index is its place when files are sorted by
+class and then by name. Only readable files count: everything else is logged and left out.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ import unicodedata
 import numpy as np
 
 from atkd_jax.data import image_file
-from atkd_jax.data.memory import Arrays, MemorySource, in_memory
-from atkd_jax.errors import printable
+from atkd_jax.data.memory import Arrays, MemorySource, from_arrays
+from atkd_jax.errors import UserError, printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 TEST_NAMES = ("test", "val", "validation")
 MEMORY_LIMIT = 2 * 2**30  # bytes of raw pixels; above, a folder is streamed
-MAX_CORRUPT = 1e-3  # share of a split that may be unreadable before it is an error
+MAX_CORRUPT = 1e-3  # share of a split that may be corrupt before it is an error
 STREAM_INSTEAD = (
     "; to train on random crops of one size, read from the disk as they are needed, add"
     " --config.data.options.image_size=N, such as 224 for photographs"
 )
-# Of characters that no class may have, Unicode's categories: they would break lines, or a file.
+# Unicode categories that a class name must not contain: they would break lines, or a file.
 UNFIT = {"Cc": "control characters", "Zl": "line breaks", "Zp": "line breaks", "Cs": "no UTF-8"}
 log = logging.getLogger(__name__)
 
@@ -41,8 +40,8 @@ class Files:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Folder:
-    """What lies in a folder of images, none of which has been opened."""
+class Listing:
+    """The files in a folder of images, none of which has been opened."""
 
     root: str
     class_names: tuple[str, ...]
@@ -50,42 +49,42 @@ class Folder:
     test: Files
 
 
-def find(root: str) -> Folder:
+def find(root: str) -> Listing:
     """Lists the images.
 
     Raises:
-      ValueError: a split or a class is missing or empty, or a class has a name that cannot be
-        written down; the message names the folder.
+      UserError: a split or a class is missing or empty, or a class name cannot be written to a
+        text file; the message names the folder.
     """
     shown = printable(root)
     if not os.path.isdir(root):
-        raise ValueError(f"there is no folder {shown}")
+        raise UserError(f"there is no folder {shown}")
     if not os.path.isdir(os.path.join(root, "train")):
-        raise ValueError(f"{shown} has no folder train: train/CLASS/*.jpg is expected")
+        raise UserError(f"{shown} has no folder train: train/CLASS/*.jpg is expected")
     splits = [name for name in TEST_NAMES if os.path.isdir(os.path.join(root, name))]
     if not splits:
-        raise ValueError(f"{shown} has no folder {' or '.join(TEST_NAMES)} to test on")
+        raise UserError(f"{shown} has no folder {' or '.join(TEST_NAMES)} to test on")
     if splits[1:]:
         log.warning("%s: tests on %s; %s is not used", shown, splits[0], " and ".join(splits[1:]))
     classes = _subfolders(os.path.join(root, "train"))
     if not classes:
-        raise ValueError(f"{shown}/train has no folders: there is to be one per class")
+        raise UserError(f"{shown}/train has no folders: there is to be one per class")
     test_classes = _subfolders(os.path.join(root, splits[0]))
     if odd := sorted(set(classes) ^ set(test_classes)):
         where, other = ("train", splits[0]) if odd[0] in classes else (splits[0], "train")
-        raise ValueError(f"{shown}: class {odd[0]!r} is in {where} and not in {other}")
+        raise UserError(f"{shown}: class {odd[0]!r} is in {where} and not in {other}")
     for name in classes:
         if unfit := sorted({UNFIT[c] for c in map(unicodedata.category, name) if c in UNFIT}):
-            raise ValueError(
+            raise UserError(
                 f"{shown}: the folder name {name!r} is to be a class but has {unfit[0]} in it;"
                 " rename the folder in all splits"
             )
     train, test = (_files(os.path.join(root, split), classes) for split in ("train", splits[0]))
-    return Folder(root, classes, train, test)
+    return Listing(root, classes, train, test)
 
 
 def _subfolders(split: str) -> tuple[str, ...]:
-    """The classes; what lies beside them is named."""
+    """The classes. Logs files that lie beside them."""
     visible = [entry for entry in os.scandir(split) if not entry.name.startswith(".")]
     beside = sorted(entry.name for entry in visible if not os.path.isdir(entry.path))
     if beside:
@@ -97,8 +96,9 @@ def _subfolders(split: str) -> tuple[str, ...]:
 
 
 def _files(split: str, classes: tuple[str, ...]) -> Files:
-    paths, labels = [], []
-    left_out = {
+    paths: list[str] = []
+    labels: list[int] = []
+    left_out: dict[str, list[str]] = {
         "folders inside of classes are not read": [],
         f"files are no {', '.join(SUFFIXES)} and are left out": [],
         "files cannot be read and are left out": [],
@@ -119,7 +119,7 @@ def _files(split: str, classes: tuple[str, ...]) -> Files:
             else:
                 paths.append(entry.path)
         if len(paths) == number:
-            raise ValueError(_empty(split, name, left_out))
+            raise UserError(_empty(split, name, left_out))
         labels += [k] * (len(paths) - number)
     for why, found in left_out.items():
         if found:
@@ -139,37 +139,38 @@ def _empty(split: str, name: str, left_out: dict[str, list[str]]) -> str:
     return f"{printable(folder)} is empty: it holds no {', '.join(SUFFIXES)}{found}"
 
 
-def common_size(folder: Folder) -> tuple[int, int]:
-    """(H, W) of all images, upright, of which only the headers are read.
+def common_size(folder: Listing) -> tuple[int, int]:
+    """(H, W) that all upright images have in common. Reads only the headers.
 
     Raises:
-      ValueError: they differ in size, or do not fit in memory together; the message says how
-        many have which, and what to do.
+      UserError: the sizes differ, or the images do not fit in memory together; the message
+        counts the sizes and says what to do.
     """
     files = [*folder.train.path, *folder.test.path]
-    first_of, count = {}, collections.Counter()
+    first_of: dict[tuple[int, int], str] = {}
+    count: collections.Counter[tuple[int, int]] = collections.Counter()
     for path in files:
         try:
             size = image_file.size(path)
-        except ValueError:  # corrupt: dealt with when it is read
+        except UserError:  # corrupt: reported when it is read
             continue
         first_of.setdefault(size, path)
         count[size] += 1
     root = printable(folder.root)
     if not count:
-        raise ValueError(f"{root}: none of its {len(files):,} images can be decoded")
+        raise UserError(f"{root}: none of its {len(files):,} images can be decoded")
     (most, often), *others = count.most_common()
     if others:
         size, rare = others[-1]
         example = printable(first_of[size])
         example += f", and {len(others) - 1:,} sizes more" if others[1:] else ""
-        raise ValueError(
+        raise UserError(
             f"{root}: its images differ in size (width x height): {often:,} of {_shown(most)},"
             f" {rare:,} of {_shown(size)}, such as {example}{STREAM_INSTEAD}"
         )
     needed = most[0] * most[1] * 3 * len(files)
     if needed > MEMORY_LIMIT:
-        raise ValueError(
+        raise UserError(
             f"{root}: its {len(files):,} images of {_shown(most)} need {needed / 2**30:,.1f} GiB in"
             f" memory, more than {MEMORY_LIMIT / 2**30:,.1f}{STREAM_INSTEAD}"
         )
@@ -180,15 +181,14 @@ def _shown(size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def read(folder: Folder, size: tuple[int, int]) -> MemorySource:
-    """The whole folder in memory, as [N, H, W, 3] of the given (H, W).
+def read(folder: Listing, size: tuple[int, int]) -> MemorySource:
+    """Reads the whole folder into memory, as [N, H, W, 3] of the given (H, W).
 
     Raises:
-      ValueError: more than 0.1 % of a split cannot be decoded. Up to that, such files are left out,
-        named in the log.
+      UserError: more than 0.1 % of a split cannot be decoded. Fewer are logged and left out.
     """
     train, test = (_read_split(files, size) for files in (folder.train, folder.test))
-    return in_memory(f"folder:{printable(folder.root)}", train, test, folder.class_names)
+    return from_arrays(f"folder:{printable(folder.root)}", train, test, folder.class_names)
 
 
 def _read_split(files: Files, size: tuple[int, int]) -> Arrays:
@@ -198,13 +198,13 @@ def _read_split(files: Files, size: tuple[int, int]) -> Arrays:
     for i, path in enumerate(files.path):
         try:
             image[i] = image_file.decode(path)
-        except ValueError as error:
+        except UserError as error:
             good[i] = False
             name = printable(path)
             first = first or f"{name} ({error})"
             log.warning("%s cannot be decoded and is left out (%s)", name, error)
     if (~good).sum() > MAX_CORRUPT * len(good):
-        raise ValueError(
+        raise UserError(
             f"{(~good).sum()} of {len(good)} images cannot be decoded, more than"
             f" {MAX_CORRUPT:.1%}; the first is {first}. Move them elsewhere or replace them"
         )

@@ -1,4 +1,4 @@
-"""Moving the pixels of one image [H, W, 3] by given parameters."""
+"""Geometric transforms of one image [H, W, 3] with given parameters."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ PAD_MODES = {"zero": "constant", "reflect": "reflect"}  # our name -> NumPy's
 
 
 def crop(image: Array, offset: Array, pad: int, pad_mode: str = "zero") -> Array:
-    """Pads by `pad` on all sides and cuts the original size out at `offset` = (row, column)."""
+    """Pads by `pad` on all sides and crops the original size at `offset` = (row, column)."""
     padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)), PAD_MODES[pad_mode])
     return jax.lax.dynamic_slice(padded, (offset[0], offset[1], 0), image.shape)
 
 
 def rotate(image: Array, degrees: Array) -> Array:
-    """Turns [H, W, 3] floats counter-clockwise about the centre; what was outside is black.
+    """Rotates [H, W, 3] floats counter-clockwise about the centre, onto black.
 
-    Bilinear, with Pillow's conventions (`Image.rotate(degrees, BILINEAR)`): a pixel whose centre
-    comes from outside the image is black, one from within half a pixel of the edge takes the edge.
+    Bilinear, with Pillow's conventions (`Image.rotate(degrees, BILINEAR)`): a pixel whose source
+    lies outside the image is black, one within half a pixel of the edge takes the edge's value.
     """
     cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
     return warp(image, jnp.array([[cos, -sin], [sin, cos]]), jnp.zeros(2))
 
 
 def warp(image: Array, matrix: Array, shift: Array) -> Array:
-    """Samples [H, W, 3] floats at the places that an affine map sends every output pixel to.
+    """Resamples [H, W, 3] floats bilinearly under an affine map from output to input pixels.
 
     Args:
       matrix: [2, 2]; the output pixel at (x, y), measured from the image's centre, is read at

@@ -1,4 +1,4 @@
-"""Between a stream and the training loop: keep the device fed, and know when it is not."""
+"""Prefetching of batches to the device, and a measure of the time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ U = TypeVar("U")
 
 
 def prefetch(batches: Iterable[T], put: Callable[[T], U], size: int = 2) -> Iterator[U]:
-    """Yields `put(batch)` of every batch, starting the transfers of `size` more ahead of time.
+    """Yields `put(batch)` for every batch, with the transfers of `size` more started in advance.
 
-    `put` has to return before the copy is done, as `jax.device_put` does.
+    `put` must return before the copy is complete, as `jax.device_put` does.
     """
     ahead: deque[U] = deque()
     for batch in batches:
@@ -25,14 +25,14 @@ def prefetch(batches: Iterable[T], put: Callable[[T], U], size: int = 2) -> Iter
 
 
 class DataWait:
-    """The share of a loop's time that it waits for data.
+    """The share of its time that a loop waits for data.
 
         wait = DataWait()
         for batch in wait.timed(batches): ...
         wait.share, wait.hint()
 
     Args:
-      clock: seconds.
+      clock: returns seconds.
       limit: the share above which there is a hint.
     """
 
@@ -42,7 +42,7 @@ class DataWait:
         self.hinted = False
 
     def timed(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches. What passes until one is there is waiting, the rest is work."""
+        """Yields the same batches. The time until a batch arrives is waiting, the rest is work."""
         batches = iter(batches)
         while True:
             asked = self.clock()
@@ -56,11 +56,11 @@ class DataWait:
 
     @property
     def share(self) -> float:
-        """0..1, over everything timed so far."""
+        """Waiting time over total time so far, 0..1."""
         return self.waited / self.total if self.total else 0.0
 
     def hint(self) -> str | None:
-        """One line the first time the share is over the limit, else None."""
+        """A hint for the log when the share first exceeds the limit, else None."""
         if self.hinted or self.share <= self.limit:
             return None
         self.hinted = True

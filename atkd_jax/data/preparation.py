@@ -1,26 +1,32 @@
-"""How evaluation makes a network's input of an image file, as data, so that others can repeat it.
+"""Evaluation's preprocessing of an image file, as data that accompanies an exported network.
 
-It goes with an exported network: `examples/device/classify.py` follows it on a device.
+`examples/device/classify.py` follows it on a device.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from atkd_jax.data.decode import shorter_side
-from atkd_jax.data.memory import MemorySource
-from atkd_jax.data.stream import StreamSource
+from atkd_jax.data.stream import Source, StreamSource
 
 
-def describe(source: MemorySource | StreamSource) -> dict[str, Any]:
-    """The preparation of a data set's test images, in the order of the steps.
+class Preparation(TypedDict):
+    """The steps in their order; `cover` and `crop` are [height, width]."""
 
-    The image is turned upright, made RGB of 8 bits, resized so that it just covers `cover`, its
-    sides rounded down to whole pixels, and cut to `crop` around its centre. Images in memory are
-    used as they are, which is the same: all of them have the size of `cover` and `crop`.
+    orientation: str
+    colours: str
+    cover: list[int]
+    filter: str
+    crop: list[int]
 
-    Returns:
-      What JSON can hold; `cover` and `crop` are [height, width].
+
+def describe(source: Source) -> Preparation:
+    """The preparation of a data set's test images, as JSON can hold it.
+
+    The image is turned upright, converted to 8-bit RGB, resized so that it just covers `cover` (its
+    sides rounded down to whole pixels), and cropped to `crop` around its centre. Images in memory
+    are used as they are, which is the same: all of them have the size of `cover` and `crop`.
     """
     crop = list(source.info.image_shape[:2])
     cover = crop

@@ -8,8 +8,7 @@ Without TensorFlow, CIFAR's archive in data_dir is all that is needed; it is the
 from __future__ import annotations
 
 from atkd_jax.command_line import Parser, entry_point
-from atkd_jax.data import binary_files, cifar_binary, tfds_name
-from atkd_jax.data.prepared import download, find_builder
+from atkd_jax.data import DATASETS, Tfds, TfdsDataset, create
 
 INTERRUPTED = "stopped; the same command prepares the set anew, with what it has downloaded"
 
@@ -21,23 +20,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--manual_dir", help="folder with archives that were brought by hand")
     args = parser.parse_args(argv)
     with entry_point(INTERRUPTED):
-        print(prepare(args.name, args.data_dir, args.manual_dir))
+        print(find(args.name).prepare(args.data_dir, args.manual_dir))
 
 
-def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> str:
-    """Downloads and prepares a data set unless it is there; returns a line about it."""
-    path = None if manual_dir else binary_files(name, data_dir)
-    if path:
-        train, test = cifar_binary.read(name, path)
-        sizes = f"test {len(test.label):,}, train {len(train.label):,}"
-        return f"{path} is whole and needs no preparation: {sizes}"
-    builder = find_builder(tfds_name(name), data_dir)
-    if not builder.data_path.exists():
-        download(builder, manual_dir)
-    sizes = ", ".join(
-        f"{split} {s.num_examples:,}" for split, s in sorted(builder.info.splits.items())
-    )
-    return f"{builder.data_path} is prepared: {sizes}"
+def find(name: str) -> TfdsDataset:
+    """The data set of a name in the configuration, or in TFDS."""
+    if name in DATASETS:
+        dataset = create(name)
+        if isinstance(dataset, TfdsDataset):
+            return dataset
+    return Tfds(name.removeprefix("tfds:"))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""RandAugment on the device (Cubuk et al. 2019, arXiv 1909.13719), written for one image.
+"""RandAugment on the device (Cubuk et al. 2019, arXiv 1909.13719), for one image.
 
 The operations, their ranges and their strengths at magnitude M of 30 are torchvision's; each is
-Pillow's operation of that name, with bilinear interpolation and a black surround. All are of three
-kinds: a warp, a blend with another image, a table of grey levels. Under `vmap` a branch computes
-all its sides, so what operations of a kind share stands outside of branches.
+Pillow's operation of that name, with bilinear interpolation and a black background. There are three
+kinds: a warp, a blend with another image, a lookup table of grey levels. Under `vmap` a `switch`
+computes all its branches, so the code that operations of a kind share is outside the branches.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ from jax.custom_batching import sequential_vmap
 from atkd_jax.data.geometry import warp
 from atkd_jax.types import Array
 
-# The order is that of torchvision's table; an operation's number is its place.
+# In the order of torchvision's table; an operation's number is its place here.
 OPERATIONS = (
     "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness",
     "color", "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize",
@@ -25,17 +27,17 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def randaugment(rng: Array, image: Array, operations: int, magnitude: float) -> Array:
-    """Puts one image through random operations, one after another.
+    """Applies random operations to one image, one after another.
 
     Args:
       image: [H, W, 3] float32 in 0..255.
-      operations: how many, drawn with replacement.
-      magnitude: 0..30, the same for all; those with a direction draw a sign.
+      operations: their number; they are drawn with replacement.
+      magnitude: 0..30, the same for all; operations with a direction draw a sign.
     """
     for i in range(operations):
         number, sign = draw(jax.random.fold_in(rng, i))
         # On CPU one image of a batch after the other, each with its own operation only: six times
-        # faster than all operations for all images, which is what suits an accelerator.
+        # faster than all operations for all images, which suits accelerators.
         image = jax.lax.platform_dependent(
             image, number, jnp.float32(magnitude / 30), sign,
             cpu=sequential_vmap(apply), default=apply,
@@ -51,7 +53,7 @@ def draw(rng: Array) -> tuple[Array, Array]:
 
 
 def apply(image: Array, number: Array, strength: Array, sign: Array) -> Array:
-    """One operation on one image [H, W, 3] of whole grey levels in 0..255.
+    """Applies one operation to one image [H, W, 3] of whole grey levels in 0..255.
 
     Args:
       number: [] int32, of OPERATIONS.
@@ -65,10 +67,10 @@ def apply(image: Array, number: Array, strength: Array, sign: Array) -> Array:
 
 
 def warped(image: Array, number: Array, strength: Array, sign: Array) -> Array:
-    """An output pixel (x, y) is read at x + a * y + tx, y + b * x + ty; a rotation turns it."""
+    """Reads the output pixel (x, y) at (x + a * y + tx, y + b * x + ty), or at its rotation."""
 
     def only(name: str, value: Array) -> Array:
-        """`value` where this is the operation, else 0: nothing is done."""
+        """`value` if this is the operation, else 0, which changes nothing."""
         return jnp.where(number == NUMBER[name], value, 0.0)
 
     height, width, _ = image.shape
@@ -77,7 +79,7 @@ def warped(image: Array, number: Array, strength: Array, sign: Array) -> Array:
     angle = only("rotate", jnp.deg2rad(sign * 30.0 * strength))
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     matrix = jnp.array([[cos, a - sin], [b + sin, cos]])
-    # Shears keep the corner at the origin in its place, as Pillow's do; `warp` keeps the centre.
+    # Shears keep the corner at the origin fixed, as Pillow's do; `warp` keeps the centre fixed.
     shift = jnp.array(
         [
             a * height / 2 + only("translate_x", sign * (150 / 331) * width * strength),
@@ -88,14 +90,14 @@ def warped(image: Array, number: Array, strength: Array, sign: Array) -> Array:
 
 
 def blended(image: Array, number: Array, strength: Array, sign: Array) -> Array:
-    """image + factor * (image - other), where other has less of what is enhanced."""
-    others = [jnp.zeros_like, colourless, without_contrast, smooth]
+    """image + factor * (image - other), where `other` lacks the property to enhance."""
+    others: list[Callable[..., Array]] = [jnp.zeros_like, colourless, without_contrast, smooth]
     other = jax.lax.switch(number - NUMBER["brightness"], others, image)
     return jnp.clip(jnp.trunc(image + sign * 0.9 * strength * (image - other)), 0, 255)
 
 
 def looked_up(image: Array, number: Array, strength: Array, sign: Array) -> Array:
-    """Every channel's pixels through its table of grey levels."""
+    """Maps the pixels of every channel through its table of grey levels."""
     del sign
     pixels = image.astype(jnp.int32).reshape(-1, 3)
     tables = [posterize, solarize, autocontrast, equalize]
@@ -113,8 +115,8 @@ def without_contrast(image: Array) -> Array:
 
 
 def smooth(image: Array) -> Array:
-    """Pillow's SMOOTH filter: 3x3 with a centre of five, the border as it was."""
-    # Not nine shifted slices: XLA would compute what `image` came from nine times.
+    """Pillow's SMOOTH filter: 3x3 with a centre weight of five; the border is unchanged."""
+    # Not nine shifted slices: XLA would recompute the producer of `image` nine times.
     total = jax.lax.reduce_window(image, 0.0, jax.lax.add, (3, 3, 1), (1, 1, 1), "valid")
     inner = (total + 4 * image[1:-1, 1:-1]) / 13
     return image.at[1:-1, 1:-1].set(jnp.floor(inner + 0.5))
@@ -131,7 +133,7 @@ def posterize(pixels: Array, strength: Array) -> Array:
 
 
 def solarize(pixels: Array, strength: Array) -> Array:
-    """Inverts what is bright."""
+    """Inverts bright levels."""
     del pixels
     return jnp.where(levels() < 255 * (1 - strength), levels(), 255 - levels())
 
@@ -146,10 +148,10 @@ def autocontrast(pixels: Array, strength: Array) -> Array:
 
 
 def equalize(pixels: Array, strength: Array) -> Array:
-    """Makes every channel's histogram flat, in Pillow's integers."""
+    """Equalises every channel's histogram, in Pillow's integer arithmetic."""
     del strength
     count = jnp.zeros((256, 3), jnp.int32).at[pixels, jnp.arange(3)[None]].add(1)
-    before = jnp.cumsum(count, axis=0) - count  # [256, 3] pixels darker than a level
+    before = jnp.cumsum(count, axis=0) - count  # [256, 3] pixels darker than each level
     last = jnp.take_along_axis(count, pixels.max(0, keepdims=True), axis=0)  # [1, 3]
     step = (len(pixels) - last) // 255
     table = jnp.clip((step // 2 + before) // jnp.maximum(step, 1), 0, 255)
@@ -157,5 +159,5 @@ def equalize(pixels: Array, strength: Array) -> Array:
 
 
 def levels() -> Array:
-    """[256, 3] float32: the table that changes nothing."""
+    """[256, 3] float32: the identity table."""
     return jnp.broadcast_to(jnp.arange(256.0)[:, None], (256, 3))

@@ -1,7 +1,7 @@
-"""Sets that do not fit in memory: JPEGs decoded by tf.data on every host of a job.
+"""Streamed data sets, which do not fit in memory: tf.data decodes the images on every host.
 
-Images cross to the device as uint8; flip, colour and normalisation happen there. A training
-example's window is a function of (seed, epoch, index), whichever host reads it.
+Images are copied to the device as uint8; flip, colour and normalisation happen there. A training
+example's crop is a function of (seed, epoch, index), whichever host reads it.
 """
 
 from __future__ import annotations
@@ -11,38 +11,45 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from atkd_jax.data.decode import random_resized_crop, resized_centre
 from atkd_jax.data.folder import MAX_CORRUPT
-from atkd_jax.data.prepared import import_tf
-from atkd_jax.data.records import FolderRecords, Share, TfdsRecords, seed_of
-from atkd_jax.errors import printable
+from atkd_jax.data.memory import MemorySource
+from atkd_jax.data.records import Example, Records, Share, seed_of
+from atkd_jax.data.tf import import_tf
+from atkd_jax.errors import UserError, printable
 from atkd_jax.types import Batch, DataInfo
 
+if TYPE_CHECKING:
+    from tensorflow import Tensor
+    from tensorflow.data import Dataset
+
+Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # image, label, index, ok
 log = logging.getLogger(__name__)
 
 
 class Corrupt:
-    """The images that could not be decoded, by printable name, for each split."""
+    """Printable names of the images that could not be decoded, for each split."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.names: dict[str, set[str]] = {"train": set(), "test": set()}
 
     def add(self, split: str, name: str, num: int) -> None:
-        """Notes one, and logs it once.
+        """Records an image, and logs it the first time.
 
         Raises:
-          ValueError: they are more than 0.1 % of the split's `num` examples on this host.
+          UserError: more than 0.1 % of the split's `num` examples on this host are corrupt.
         """
         names = self.names[split]
         if name not in names:
             names.add(name)
             log.warning("%s cannot be decoded and is skipped (%d so far)", name, len(names))
         if len(names) > MAX_CORRUPT * num:
-            raise ValueError(
+            raise UserError(
                 f"{len(names)} of {num} {split} images cannot be decoded, more than"
                 f" {MAX_CORRUPT:.1%}; the first is {min(names)}. Move them elsewhere or"
                 " replace them"
@@ -54,25 +61,25 @@ class StreamSource:
     """A data set that is read while it is used.
 
     Attributes:
-      info: facts; `image_shape` is what batches hold.
-      records: where the encoded examples come from.
-      share: what this host reads.
-      crop_ratio: evaluation shows the centre `crop_ratio` of the resized image's shorter side.
-      corrupt: what could not be decoded so far.
+      info: its facts; `image_shape` is that of a batch's images.
+      records: the encoded examples.
+      share: this host's share.
+      crop_ratio: evaluation keeps the centre `crop_ratio` of the resized image's shorter side.
+      corrupt: images that could not be decoded so far.
     """
 
     info: DataInfo
-    records: FolderRecords | TfdsRecords
+    records: Records
     share: Share
     crop_ratio: float = 224 / 256
     corrupt: Corrupt = dataclasses.field(default_factory=Corrupt)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.crop_ratio <= 1:
-            raise ValueError(f"crop_ratio {self.crop_ratio} is not in 0..1")
-        first, last = self.share.share(self.info.num_train)
+            raise UserError(f"crop_ratio {self.crop_ratio} is not in 0..1")
+        first, last = self.share.bounds(self.info.num_train)
         if last - first < self.share.batch_size:
-            raise ValueError(
+            raise UserError(
                 f"host {self.share.host_index} of {self.share.host_count} gets {last - first} of"
                 f" {self.info.num_train} training examples, fewer than its batch of"
                 f" {self.share.batch_size}; use fewer hosts or a smaller batch"
@@ -80,7 +87,7 @@ class StreamSource:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of a training epoch, the same on all hosts; what is left over is dropped."""
+        """Steps of a training epoch, the same on all hosts; a last partial batch is dropped."""
         return self.info.num_train // (self.share.batch_size * self.share.host_count)
 
     @property
@@ -92,25 +99,25 @@ class StreamSource:
     def train(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """This host's batches of an epoch from `start_step` on, uint8 [B, S, S, 3].
 
-        What was consumed before `start_step` is not decoded. The place of an image that cannot be
-        decoded is taken by another of its batch, so that all others keep theirs and a resumed run
-        sees the same batches.
+        Examples before `start_step` are not decoded. An image that cannot be decoded is replaced
+        by another of its batch, so that all others keep their places and a resumed run sees the
+        same batches.
 
         Raises:
-          ValueError: the files are damaged, or too many images are.
+          UserError: files are damaged, or too many images are.
         """
         tf, _ = import_tf()
-        first, last = self.share.share(self.info.num_train)
+        first, last = self.share.bounds(self.info.num_train)
         seed = seed_of(self.share.seed, epoch)
 
-        def decode(example):
+        def decode(example: Example) -> Tensor:
             return random_resized_crop(
                 example["data"],
                 tf.stack([seed, tf.cast(example["index"], tf.int64)]),
                 self.info.image_shape[0],
             )
 
-        def records(start: int):
+        def records(start: int) -> Dataset:
             return self.records.train(self.share, epoch, start)
 
         raw = self._batches("train", records, decode, start_step, last - first)
@@ -122,15 +129,15 @@ class StreamSource:
     def test(self) -> Iterator[Batch]:
         """Every example of this host's share once, padded and masked; `test_steps` batches.
 
-        An image that cannot be decoded is shown black, so that every example counts.
+        An image that cannot be decoded becomes black, so that every example counts.
 
         Raises:
-          ValueError: the files are damaged, or too many images are.
+          UserError: files are damaged, or too many images are.
         """
-        first, last = self.share.share(self.info.num_test)
+        first, last = self.share.bounds(self.info.num_test)
         size = self.share.batch_size
 
-        def records(start: int):
+        def records(start: int) -> Dataset:
             return self.records.test(self.share).skip(start)
 
         raw = self._batches("test", records, self._centre, 0, last - first)
@@ -147,8 +154,8 @@ class StreamSource:
     def sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Test images of as many classes as possible, and their labels, see `memory.one_of_each`.
 
-        Of a prepared set, whose labels are only known by reading, the first of the classes that
-        this host meets first.
+        The labels of a prepared set are only known by reading: there it returns the first images
+        of the classes that this host reads first.
         """
         chosen, num = self.records.sample(self.share, count)
         raw = self._batches("test", chosen.skip, self._centre, 0, num)
@@ -156,22 +163,29 @@ class StreamSource:
         image, label, *_ = map(np.concatenate, zip(*batches, strict=True))
         return image, label
 
-    def _centre(self, example):
+    def _centre(self, example: Example) -> Tensor:
         return resized_centre(example["data"], self.info.image_shape[0], self.crop_ratio)
 
-    def _batches(self, split: str, records, decode, step: int, num: int):
+    def _batches(
+        self,
+        split: str,
+        records: Callable[[int], Dataset],
+        decode: Callable[[Example], Tensor],
+        step: int,
+        num: int,
+    ) -> Iterator[Columns]:
         """Batches from `step` on, the last one partial: image, label, index, ok (was decoded).
 
-        Reads with the fast pipeline up to the first image that cannot be decoded, and from its
-        batch on with the careful one, which costs about a tenth more.
+        Uses the fast pipeline up to the first image that cannot be decoded, and from its batch on
+        the careful one, which costs about a tenth more.
 
         Args:
           records: number of examples to skip -> dataset of encoded examples.
           decode: example -> image.
-          num: how many examples there are.
+          num: the number of examples.
         """
         tf, _ = import_tf()
-        first, last = self.share.share(getattr(self.info, f"num_{split}"))
+        first, last = self.share.bounds(getattr(self.info, f"num_{split}"))
         size = self.share.batch_size
         careful = bool(self.corrupt.names[split])
         while True:
@@ -189,7 +203,7 @@ class StreamSource:
                 break
             except tf.errors.OpError as error:
                 if careful or not isinstance(error, tf.errors.InvalidArgumentError):
-                    # Without the names of nodes, which TensorFlow puts first and last.
+                    # Without the names of nodes that TensorFlow adds.
                     reason = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*", "", str(error.message))
                     reason = " ".join(reason.split())
                     raise self.records.unreadable(split, reason) from None
@@ -199,27 +213,35 @@ class StreamSource:
     def _check_labels(self, split: str, label: np.ndarray) -> None:
         if label.min() < 0 or label.max() >= self.info.num_classes:
             wrong = label.min() if label.min() < 0 else label.max()
-            raise ValueError(
+            raise UserError(
                 f"the {split} files of {self.info.name} have label {wrong}, not in"
                 f" 0..{self.info.num_classes - 1}"
             )
 
 
-def _pipeline(records, decode, image_shape: tuple[int, int, int], careful: bool):
-    """Decodes in parallel and in order; if `careful`, an error becomes a black image not `ok`."""
+Source = MemorySource | StreamSource  # a data set that was loaded
+
+
+def _pipeline(
+    records: Dataset,
+    decode: Callable[[Example], Tensor],
+    image_shape: tuple[int, int, int],
+    careful: bool,
+) -> Dataset:
+    """Decodes in parallel and in order; if `careful`, an error gives a black image, not `ok`."""
     tf, _ = import_tf()
 
-    def result(example, image, ok):
+    def result(example: Example, image: Tensor, ok: bool) -> Example:
         kept = {key: example[key] for key in ("label", "index", "name")}
         return kept | {"image": tf.ensure_shape(image, image_shape), "ok": ok}
 
-    def good(example):
+    def good(example: Example) -> Example:
         return result(example, decode(example), True)
 
-    def bad(example):
+    def bad(example: Example) -> Example:
         return result(example, tf.zeros(image_shape, tf.uint8), False)
 
-    def good_or_bad(example):
+    def good_or_bad(example: Example) -> Dataset:
         one = tf.data.Dataset.from_tensors(example)
         return one.map(good).ignore_errors().concatenate(one.map(bad)).take(1)
 
@@ -232,9 +254,9 @@ def _pipeline(records, decode, image_shape: tuple[int, int, int], careful: bool)
         data = records.map(good, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     options = tf.data.Options()
     options.deterministic = True
-    options.experimental_optimization.map_fusion = True  # read and decode in one go: 5 % faster
-    # A pool of its own: decoding neither waits for XLA's threads nor starts more than there are
-    # cores, and one image is decoded by one thread.
+    options.experimental_optimization.map_fusion = True  # read and decode together: 5 % faster
+    # A private pool: decoding neither waits for XLA's threads nor starts more than there are cores,
+    # and one image is decoded by one thread.
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
     return data.with_options(options)

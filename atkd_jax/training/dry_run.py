@@ -17,8 +17,6 @@ import optax
 from jax import ShapeDtypeStruct as Shape
 from ml_collections import ConfigDict
 
-from atkd_jax import data
-from atkd_jax.data import MemorySource, dataset_info, prepared
 from atkd_jax.errors import UserError
 from atkd_jax.models.network import Network
 from atkd_jax.models.size import count_macs, count_params
@@ -29,8 +27,6 @@ from atkd_jax.training.setup import Setup, compile_steps, make_parallel, make_se
 from atkd_jax.types import Batch, DataInfo, PyTree
 
 SPEED = 1000  # images per second and device, for which the reading is stated
-# Of a training image: ILSVRC2012_img_train.tar has 147,897,477,120 bytes, its JPEGs are stored.
-IMAGENET_BYTES = 147_897_477_120 // 1_281_167
 GIB, MIB = 2**30, 2**20
 
 
@@ -46,32 +42,13 @@ class AbstractLoader(NamedTuple):
 
 
 def known(config: ConfigDict) -> tuple[DataInfo, bool]:
-    """The facts of the data set and whether it stays in memory.
-
-    Sets whose facts stand in the code are not touched; of the others (digits, npz:, folder:, tfds:)
-    is read what opening them reads, which of a set in memory are its images.
-    """
-    name, options = config.data.name, config.data.options.to_dict()
-    if name == "imagenet2012":
-        size = options.get("image_size") or 224
-        names = tuple(map(str, range(1000)))
-        stats = dataset_info.IMAGENET_MEAN, dataset_info.IMAGENET_STD
-        return DataInfo(name, (size, size, 3), names, *dataset_info.IMAGENET_SIZES, *stats), False
-    if name.startswith("tfds:"):  # opening one that is not there would download it
-        prepared.on_disk(data.tfds_name(name), config.data.data_dir or None)
-    if name not in dataset_info.KNOWN:
-        source = from_config.source(config)
-        return source.info, isinstance(source, MemorySource)
-    info = dataset_info.KNOWN[name]
-    data.check_size(info, options.get("image_size", 0))
-    more = 0
-    if options.get("extra"):
-        more = dataset_info.SVHN_EXTRA
-    if options.get("train") == "train+validation":
-        more = dataset_info.CINIC10_VALIDATION
-    num = info.num_train + more
-    label = (np.arange(num) % info.num_classes).astype(np.int32)  # CRD wants some, of any value
-    return dataclasses.replace(info, num_train=num, train_label=label), True
+    """The facts of the data set and whether it stays in memory. Downloads nothing."""
+    dataset = from_config.dataset(config)
+    info = dataset.info(config.data.data_dir or None)
+    if dataset.in_memory and info.train_label is None:  # CRD needs labels, of any value
+        label = (np.arange(info.num_train) % info.num_classes).astype(np.int32)
+        info = dataclasses.replace(info, train_label=label)
+    return info, dataset.in_memory
 
 
 def abstract_loader(config: ConfigDict, parallel: Parallel) -> AbstractLoader:
@@ -174,8 +151,8 @@ def about_run(config: ConfigDict, plan: Plan) -> list[str]:
     else:
         decoded = speed * int(np.prod(info.image_shape))
         read = f"{decoded / 1e6:,.0f} MB/s of decoded images go to the devices"
-        if info.name == "imagenet2012":
-            read += f", {speed * IMAGENET_BYTES / 1e6:,.0f} MB/s are read"
+        if file_bytes := from_config.dataset(config).file_bytes:
+            read += f", {speed * file_bytes / 1e6:,.0f} MB/s are read"
     return [*lines, f"at {SPEED:,} images/s a device: {hours:,.1f} hours, {read}"]
 
 

@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from ml_collections import ConfigDict, FieldReference
-from ml_collections.config_dict import placeholder
+from ml_collections import ConfigDict
 
-from atkd_jax import methods, models, ranges
+from atkd_jax import data, methods, models, ranges
 from atkd_jax.data.augment import Augment
 from atkd_jax.data.mix import Mix
 from atkd_jax.errors import UserError, check_known
@@ -20,24 +19,25 @@ from atkd_jax.ranges import (
     INT32,
     NAME,
     NOT_NEGATIVE,
+    POSITIVE,
     STATISTICS,
     TEXT,
-    ZERO,
     Range,
     number,
     one_of,
+    tuple_of,
     whole,
 )
 from atkd_jax.runtime.devices import MODES
+from atkd_jax.training import optim
 from atkd_jax.training.from_config import DTYPES
-from atkd_jax.training.optim import Optimizer, Schedule
 
 SECTION = Range("a section with keys of its own", lambda value: isinstance(value, ConfigDict))
 # The keys of configs/common.py, where they are documented.
 RANGES: dict[str, Any] = dict(
     seed=whole(0),
     data=dict(
-        name=NAME,  # data.load checks it
+        name=NAME,  # data.create checks it
         data_dir=TEXT,
         options=SECTION,
         augment=ranges.of(Augment),
@@ -60,8 +60,24 @@ RANGES: dict[str, Any] = dict(
     batch_size=whole(1),
     accumulate=whole(1),
     epochs=whole(1),
-    optimizer=ranges.of(Optimizer),
-    schedule=ranges.of(Schedule),
+    optimizer=dict(
+        name=one_of(*optim.OPTIMIZERS),
+        lr=POSITIVE,
+        reference_batch=whole(0),
+        momentum=DECAY,
+        nesterov=FLAG,
+        weight_decay=NOT_NEGATIVE,
+        decay_all=FLAG,
+        rms_decay=DECAY,
+        rms_eps=POSITIVE,
+        betas=tuple_of(DECAY, 2),
+    ),
+    schedule=dict(
+        name=one_of(*optim.SCHEDULES),
+        milestones=tuple_of(NOT_NEGATIVE),
+        factor=POSITIVE,
+        warmup_epochs=NOT_NEGATIVE,
+    ),
     ema=DECAY,
     dtype=one_of(*DTYPES),
     parallel=one_of(*MODES),
@@ -69,10 +85,6 @@ RANGES: dict[str, Any] = dict(
     dry_run=FLAG,
     steps_per_dispatch=whole(0),
     checkpoint=dict(every_epochs=whole(1), every_steps=whole(0), keep=whole(1)),
-)
-# Of data.options; data.load checks which of them a data set has.
-OPTIONS = dict(
-    image_size=ZERO | whole(8, 4096), crop_ratio=number("(0, 1]"), extra=FLAG, train=NAME, test=NAME
 )
 ANY = Range("anything", lambda value: True)  # a field without a range
 # Of every term, besides the fields of its method.
@@ -86,9 +98,9 @@ def check(config: ConfigDict) -> None:
         ranges.check(key, value, range)
     for key, value in config.data.options.items():
         check_known(
-            "key of the configuration", f"data.options.{key}", _keys("data.options", OPTIONS)
+            "key of the configuration", f"data.options.{key}", _keys("data.options", data.OPTIONS)
         )
-        ranges.check(f"data.options.{key}", value, OPTIONS[key])
+        ranges.check(f"data.options.{key}", value, data.OPTIONS[key])
     for name, fields in config.terms.items():
         _check_term(name, fields)
     milestones = config.schedule.milestones
@@ -141,56 +153,16 @@ def _values(
 
 
 def _check_term(name: str, fields: ConfigDict) -> None:
-    kind = methods.find(name)
+    check_known("method", name, methods.METHODS)
     ranges.check(f"terms.{name}", fields, SECTION)
     if "weight" not in fields:
         raise UserError(f"terms.{name} has no weight; add one, such as terms.{name}.weight=1")
+    kind = methods.METHODS[name]
     known = {field.name: ANY for field in dataclasses.fields(kind)} | ranges.of(kind) | TERM
+
     for field, value in fields.items():
         check_known(f"hyper-parameter of {name}", field, known)
         ranges.check(f"terms.{name}.{field}", value, known[field])
-    for field in dataclasses.fields(kind):
-        if _default(field) is dataclasses.MISSING and fields.get(field.name) is None:
-            raise UserError(f"terms.{name}.{field.name} has no default; give it a value")
-
-
-def defaults(kind: type) -> ConfigDict:
-    """A section of the configuration: the fields of a dataclass and their defaults.
-
-    A field that takes several types ("float | str"), or has no default, takes a value of any type
-    on the command line; its range is checked later.
-    """
-    section = ConfigDict()
-    for field in dataclasses.fields(kind):
-        default = _default(field)
-        if default is dataclasses.MISSING:
-            section[field.name] = placeholder(object)
-        elif " | " in str(field.type):
-            section[field.name] = FieldReference(default, field_type=object)
-        else:
-            section[field.name] = default
-    return section
-
-
-def _default(field: dataclasses.Field) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
-
-
-def add_term(config: ConfigDict, name: str, field: str) -> None:
-    """Makes `config.terms.NAME.FIELD` a key that the command line can override.
-
-    A term that is not there gets the defaults of its method, and a weight once that is the field.
-
-    Raises:
-      UserError: there is no such method.
-    """
-    kind = methods.find(name)
-    if name not in config.terms:
-        config.terms[name] = defaults(kind)
-    if field in TERM and field not in config.terms[name]:
-        config.terms[name][field] = 0.0
 
 
 def check_steps(config: ConfigDict, steps_per_epoch: int) -> None:

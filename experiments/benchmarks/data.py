@@ -47,10 +47,10 @@ from atkd_jax import data, models
 from atkd_jax.command_line import Parser, entry_point, number
 from atkd_jax.data import decode
 from atkd_jax.data.augment import Augment, augment
-from atkd_jax.data.dataset_info import IMAGENET_MEAN, IMAGENET_STD
 from atkd_jax.data.folder import Files
-from atkd_jax.data.prepared import import_tf
+from atkd_jax.data.info import IMAGENET_MEAN, IMAGENET_STD
 from atkd_jax.data.records import FolderRecords
+from atkd_jax.data.tf import import_tf
 from atkd_jax.errors import UserError
 from atkd_jax.models.network import Network
 from atkd_jax.training.objective import Objective

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from atkd_jax.command_line import Parser, entry_point, number
-from atkd_jax.data.dataset_info import KNOWN
+from atkd_jax.data import Cifar
 from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.runtime.devices import Parallel
 from atkd_jax.training.setup import make_setup
@@ -49,7 +49,7 @@ def main() -> None:
     image = rng.randint(0, 256, (size, 32, 32, 3)).astype(np.uint8)
     label = np.arange(IMAGES, dtype=np.int32) % 10
     batch = Batch(image, label[:size], np.arange(size, dtype=np.int32))
-    info = dataclasses.replace(KNOWN["cifar10"], num_train=IMAGES, train_label=label)
+    info = dataclasses.replace(Cifar("cifar10").info(), num_train=IMAGES, train_label=label)
     step = make_setup(config, Parallel("none"), info, IMAGES // size).step
     shared = SharedTeacherStep((step,) * args.students)
     weights = step.teacher.module.init(jax.random.key(9), jnp.zeros((1, 32, 32, 3)))

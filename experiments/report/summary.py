@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from ml_collections import ConfigDict
 
 from atkd_jax import models
-from atkd_jax.data import load
-from atkd_jax.data.dataset_info import IMAGENET_SIZES, KNOWN
 from atkd_jax.errors import UserError
 from atkd_jax.models.size import count_macs
+from atkd_jax.training import from_config
 from experiments.queue import jobs
 from experiments.report.document import Block, Grid, Heading, Items, Text
 from experiments.results.measure import prepared
@@ -27,17 +26,14 @@ def macs_of(model: str, size: int, classes: int) -> int:
     return count_macs(models.create(model, classes), (size, size, 3))
 
 
-def work_of(config: ConfigDict, data: str) -> tuple[float, int]:
+def work_of(config: ConfigDict) -> tuple[float, int]:
     """Multiply-adds of training on one image (backward counts twice), and images of a job."""
-    if data == "imagenet":
-        size, classes, images = 224, 1000, IMAGENET_SIZES[0]
-    else:
-        info = KNOWN[data] if data in KNOWN else load(data).info  # digits need no download
-        size, classes, images = info.image_shape[0], info.num_classes, info.num_train
+    info = from_config.dataset(config).info(config.data.data_dir or None)
+    size, classes = info.image_shape[0], info.num_classes
     work = 3 * macs_of(config.student, size, classes)
     if config.terms:
         work += macs_of(config.teacher.model, size, classes)
-    return work, images * config.epochs
+    return work, info.num_train * config.epochs
 
 
 def not_run(filled: Filled, results: Mapping[str, Line]) -> Grid:
@@ -53,7 +49,7 @@ def not_run(filled: Filled, results: Mapping[str, Line]) -> Grid:
         absent = []
         try:
             absent = [n for n, t in sorted(texts.items()) if not prepared(jobs.read(t).data.name)]
-            work, images = work_of(jobs.resolve(row.config).config, row.dataset)
+            work, images = work_of(jobs.resolve(row.config).config)
             hours = f"{work * images / speed / 3600:,.0f}" if speed else ""
         except UserError as error:
             hours = str(error)

@@ -14,7 +14,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from atkd_jax import data
-from atkd_jax.data import cifar_binary
 from atkd_jax.models.network import Network
 from atkd_jax.runtime.checkpoint import load_export
 from atkd_jax.runtime.devices import Parallel
@@ -116,10 +115,7 @@ def top1_on(name: str, config: ConfigDict, network: Network, variables: PyTree) 
 
 def prepared(name: str, data_dir: str = "") -> bool:
     """Whether the data set is on this machine."""
-    if name == "digits" or cifar_binary.find(name, data_dir):
-        return True
-    folder = cifar_binary.folder_of(data_dir) / data.tfds_name(name)
-    return any(folder.rglob("dataset_info.json"))
+    return data.create(name).present(data_dir or None)
 
 
 def about_teacher(job: Job, info: DataInfo, summary: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,82 +1,55 @@
-"""Data sets that TensorFlow Datasets has prepared on disk: found, downloaded, read, checked.
-
-TensorFlow is imported by these functions and by nothing else that loads at start, and never sees an
-accelerator.
-"""
+"""Data sets prepared by TensorFlow Datasets (TFDS): find, download, check and read them."""
 
 from __future__ import annotations
 
-import functools
-import importlib
-import os
-from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from atkd_jax.data import cifar_binary
 from atkd_jax.data.memory import Arrays
+from atkd_jax.data.tf import import_tf
+from atkd_jax.errors import UserError
 
-
-@functools.cache
-def import_tf() -> tuple[ModuleType, ModuleType]:
-    """TensorFlow and TensorFlow Datasets, with every accelerator hidden from them.
-
-    Raises:
-      ValueError: they are not installed.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # of no use here, and it greets
-    try:
-        import tensorflow as tf
-        import tensorflow_datasets as tfds
-    except Exception as error:  # a TensorFlow that does not fit its libraries raises many kinds
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(
-            f"this data set is read with TensorFlow, which cannot be imported ({reason}):"
-            " pip install tensorflow-cpu tensorflow-datasets importlib_resources;"
-            " digits, npz:PATH and folder:PATH of images of one size need neither"
-        ) from None
-    for kind in ("GPU", "TPU"):
-        tf.config.set_visible_devices([], kind)
-    return tf, tfds
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
 
 
 def prepare_command(name: str) -> str:
-    """What to type to get the data set that TFDS calls `name` onto the disk."""
+    """The command that prepares the data set that TFDS calls `name`."""
     return f"python -m atkd_jax.data.prepare {'svhn' if name == 'svhn_cropped' else name}"
 
 
-def find_builder(name: str, data_dir: str | None = None):
-    """The TFDS builder called `name`, unprepared or prepared.
+def find_builder(name: str, data_dir: str | None = None) -> DatasetBuilder:
+    """The TFDS builder called `name`, prepared or not.
 
     Args:
       data_dir: where TFDS keeps its data sets; None means $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-      ValueError: TFDS knows no such data set, or is not installed.
+      UserError: TFDS has no such data set, or is not installed.
     """
     try:
         _, tfds = import_tf()
-    except ValueError as error:
+    except UserError as error:
         if name not in cifar_binary.LAYOUTS:
             raise
-        raise ValueError(
+        raise UserError(
             f"{name} without TensorFlow: {cifar_binary.advice(name, data_dir)}. Otherwise: {error}"
         ) from None
     if name == "cinic10":
-        importlib.import_module("atkd_jax.data.cinic10")  # registers it
+        from atkd_jax.data import cinic10  # noqa: F401  registers it
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError:
-        raise ValueError(
+        raise UserError(
             f"TensorFlow Datasets knows no data set {name!r}, and none of that name is in"
             f" {data_dir or tfds.core.constants.DATA_DIR}"
         ) from None
 
 
 def is_prepared(name: str, data_dir: str | None = None) -> bool:
-    """Whether the data set is prepared and can be read. TensorFlow is only asked if it may be."""
+    """Whether the data set is prepared and readable. Imports no TensorFlow without its folder."""
     if not (cifar_binary.folder_of(data_dir) / name).is_dir():
         return False
     try:
@@ -85,15 +58,15 @@ def is_prepared(name: str, data_dir: str | None = None) -> bool:
         return False
 
 
-def on_disk(name: str, data_dir: str | None = None):
-    """The TFDS builder of a data set that is on the disk; nothing is downloaded.
+def on_disk(name: str, data_dir: str | None = None) -> DatasetBuilder:
+    """The TFDS builder of a prepared data set. Downloads nothing.
 
     Raises:
-      ValueError: it is not there; the message says what to do.
+      UserError: it is not prepared; the message says what to do.
     """
     builder = find_builder(name, data_dir)
     if not builder.is_prepared():
-        raise ValueError(
+        raise UserError(
             f"{builder.name} is not prepared in {builder.data_path.parent.parent}; run: "
             + prepare_command(builder.name)
             + _or_binary(builder)
@@ -101,11 +74,11 @@ def on_disk(name: str, data_dir: str | None = None):
     return builder
 
 
-def prepared(name: str, data_dir: str | None = None):
-    """The TFDS builder of a data set that is on the disk; downloads it where that is possible.
+def prepared(name: str, data_dir: str | None = None) -> DatasetBuilder:
+    """The TFDS builder of a prepared data set. Downloads and prepares it if it is missing.
 
     Raises:
-      ValueError: it is not there and cannot be had, or what is there is half of it.
+      UserError: it is missing and cannot be downloaded, or it is incomplete.
     """
     builder = find_builder(name, data_dir)
     if not builder.data_path.exists():
@@ -115,11 +88,11 @@ def prepared(name: str, data_dir: str | None = None):
     return builder
 
 
-def download(builder, manual_dir: str | None = None) -> None:
-    """Downloads and prepares, or takes the archives from `manual_dir` under their upstream names.
+def download(builder: DatasetBuilder, manual_dir: str | None = None) -> None:
+    """Downloads and prepares, or prepares archives in `manual_dir` under their upstream names.
 
     Raises:
-      ValueError: it could not; the message says what to do.
+      UserError: it failed; the message says what to do.
     """
     _, tfds = import_tf()
     if manual_dir is None:
@@ -132,8 +105,8 @@ def download(builder, manual_dir: str | None = None) -> None:
         raise _not_downloaded(builder, f"{type(error).__name__}: {reason}") from error
 
 
-def _check_reachable(builder) -> None:
-    """One request that is allowed to fail: TFDS itself would go on trying for minutes."""
+def _check_reachable(builder: DatasetBuilder) -> None:
+    """Fails after one request; TFDS itself would retry for minutes."""
     import requests
 
     for url in list(builder.url_infos or {})[:1]:
@@ -143,31 +116,31 @@ def _check_reachable(builder) -> None:
             raise _not_downloaded(builder, f"{url.split('/')[2]} cannot be reached") from None
 
 
-def _not_downloaded(builder, reason: str) -> ValueError:
-    return ValueError(
+def _not_downloaded(builder: DatasetBuilder, reason: str) -> UserError:
+    return UserError(
         f"{builder.name} is not in {builder.data_path.parent.parent} and could not be downloaded"
         f" ({reason}). Where there is a network run: {prepare_command(builder.name)}; or bring the"
         f" archives by hand and add --manual_dir DIR{_or_binary(builder)}"
     )
 
 
-def _or_binary(builder) -> str:
-    """The other way to have CIFAR; nothing for other sets."""
+def _or_binary(builder: DatasetBuilder) -> str:
+    """The other way to get CIFAR; empty for other data sets."""
     if builder.name not in cifar_binary.LAYOUTS:
         return ""
     return f"; or {cifar_binary.advice(builder.name, builder.data_path.parent.parent)}"
 
 
-def damaged(builder, what: str) -> ValueError:
+def damaged(builder: DatasetBuilder, what: str) -> UserError:
     """The error for a prepared data set that cannot be what TFDS wrote."""
-    return ValueError(
+    return UserError(
         f"the prepared {builder.name} in {builder.data_path} is damaged: {what}."
         f" Move that folder away and run: {prepare_command(builder.name)}"
     )
 
 
 class Facts(NamedTuple):
-    """What a TFDS builder says of itself; `image_shape` holds None where images differ in size."""
+    """Metadata of a TFDS builder; `image_shape` holds None where images differ in size."""
 
     image_key: str
     label_key: str
@@ -177,27 +150,24 @@ class Facts(NamedTuple):
     num_test: int
 
 
-def facts(builder, train: str, test: str) -> Facts:
-    """What one has to know to read a classification set with the given two splits.
+def facts(builder: DatasetBuilder, train: str, test: str) -> Facts:
+    """The metadata needed to read a classification set with these two splits.
 
     Raises:
-      ValueError: it is none, or has no such split.
+      UserError: it is no classification set, or has no such split.
     """
     _, tfds = import_tf()
     info = builder.info
-    for split in (train, test):
-        if split not in info.splits:
-            raise ValueError(
-                f"{builder.name} has no split {split!r}, but {', '.join(sorted(info.splits))}"
-            )
+    _check_splits(builder, train, test)
     keys = info.supervised_keys or ("image", "label")
     image, label = (dict(info.features.items()).get(key) for key in keys[:2])
     if not isinstance(image, tfds.features.Image) or not isinstance(
         label, tfds.features.ClassLabel
     ):
-        raise ValueError(f"{builder.name} is no set of images with one class each: {info.features}")
+        raise UserError(f"{builder.name} is no set of images with one class each: {info.features}")
     return Facts(
-        *keys[:2],
+        keys[0],
+        keys[1],
         image.shape,
         tuple(label.names),
         info.splits[train].num_examples,
@@ -205,8 +175,33 @@ def facts(builder, train: str, test: str) -> Facts:
     )
 
 
+def _check_splits(builder: DatasetBuilder, *splits: str) -> None:
+    for split in splits:
+        if split not in builder.info.splits:
+            raise UserError(
+                f"{builder.name} has no split {split!r}, but"
+                f" {', '.join(sorted(builder.info.splits))}"
+            )
+
+
+def check_split(builder: DatasetBuilder, split: str) -> int:
+    """The number of examples in a split such as "train" or "train+extra". Reads no example.
+
+    Raises:
+      UserError: there is no such split, or one of its files is missing.
+    """
+    names = split.split("+")
+    _check_splits(builder, *names)
+    infos = [builder.info.splits[name] for name in names]
+    there = set(import_tf()[0].io.gfile.listdir(str(builder.data_path)))
+    missing = sorted({file for info in infos for file in info.filenames} - there)
+    if missing:
+        raise damaged(builder, f"{len(missing)} files are missing, first {missing[0]}")
+    return sum(info.num_examples for info in infos)
+
+
 def read_split(
-    builder,
+    builder: DatasetBuilder,
     split: str,
     num: int,
     num_classes: int,
@@ -217,13 +212,12 @@ def read_split(
 
     Args:
       split: in TFDS's notation, e.g. "train" or "train+extra".
-      num: how many examples there have to be.
-      num_classes: labels have to lie in 0..num_classes - 1.
+      num: the expected number of examples.
+      num_classes: labels must be in 0..num_classes - 1.
       image_key, label_key: names of features.
 
     Raises:
-      ValueError: files are missing or cut off, or the examples are not as many or not what they
-        have to be.
+      UserError: files are missing or cut off, or the number of examples or a label is wrong.
     """
     tf, tfds = import_tf()
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)

@@ -1,4 +1,4 @@
-"""What is known about each data set before it is read: classes, sizes, mean and standard deviation.
+"""Published facts of data sets, and facts measured on images: classes, counts, mean and deviation.
 
 Means and standard deviations are per channel, of training pixels in 0..1.
 """
@@ -25,12 +25,14 @@ CIFAR100_CLASSES = tuple(
 DIGITS = tuple("0123456789")
 
 # Per channel, of ImageNet's training pixels: https://github.com/pytorch/examples, imagenet/main.py.
-# Published weights expect them, so they are also the ones of every streamed set of photographs.
+# Published weights expect them, so every streamed set of photographs uses them as well.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # Examples for training and for testing: Russakovsky et al. 2015, arXiv 1409.0575.
 IMAGENET_SIZES = (1_281_167, 50_000)
+# Of a training image: ILSVRC2012_img_train.tar has 147,897,477,120 bytes, its JPEGs are stored.
+IMAGENET_BYTES = 147_897_477_120 // 1_281_167
 
 KNOWN = {
     info.name: info
@@ -80,17 +82,17 @@ KNOWN = {
     )
 }
 SVHN_EXTRA = 531_131  # easier images that may be added to SVHN's training set
-CINIC10_VALIDATION = 90_000
+CINIC10_VALIDATION = 90_000  # images that may be added to CINIC-10's training set
 
 
-def describe(
+def measure_info(
     name: str,
     image: np.ndarray,
     label: np.ndarray,
     num_test: int,
     class_names: tuple[str, ...],
 ) -> DataInfo:
-    """The facts of a set that is known by its training images alone.
+    """The facts of a data set that are computed from its training images.
 
     Args:
       image: [N, H, W, 3] uint8, the training images.
@@ -109,10 +111,12 @@ def describe(
     )
 
 
-def channel_moments(image: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_moments(
+    image: np.ndarray,
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Per-channel mean and standard deviation of [N, H, W, 3] uint8 pixels scaled to 0..1.
 
-    A channel without any variation gets the deviation of one grey level, so that it can be divided.
+    A constant channel gets the deviation of one grey level, so that one can divide by it.
     """
     # Counting grey levels is exact and needs no float copy of the images.
     level = np.arange(256) / 255.0
@@ -120,4 +124,5 @@ def channel_moments(image: np.ndarray) -> tuple[tuple[float, ...], tuple[float, 
     p = counts / counts.sum(1, keepdims=True)  # [3, 256]
     mean = p @ level
     std = np.sqrt(np.maximum(p @ level**2 - mean**2, 0.0))
-    return tuple(mean.tolist()), tuple(np.maximum(std, 1 / 255).tolist())
+    red, green, blue = zip(mean.tolist(), np.maximum(std, 1 / 255).tolist(), strict=True)
+    return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])

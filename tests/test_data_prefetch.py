@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from atkd_jax.data.prefetch import Waiting, prefetch
+from atkd_jax.data.prefetch import DataWait, prefetch
 
 
 def test_prefetch_keeps_the_order_and_looks_ahead():
@@ -27,13 +27,13 @@ def test_waiting_is_measured_and_reported_once():
             now[0] += 1.0  # to read it
             yield item
 
-    waiting = Waiting(clock=lambda: now[0])
-    for _ in waiting.watch(slow()):
+    wait = DataWait(clock=lambda: now[0])
+    for _ in wait.timed(slow()):
         now[0] += 3.0  # to use it
-    assert waiting.share == 0.25
-    assert waiting.advice().startswith("25% of the time goes into waiting for data: ")
-    assert waiting.advice() is None
-    quick = Waiting(clock=lambda: now[0])
-    for _ in quick.watch(range(3)):
+    assert wait.share == 0.25
+    assert wait.hint().startswith("25% of the time goes into waiting for data: ")
+    assert wait.hint() is None
+    quick = DataWait(clock=lambda: now[0])
+    for _ in quick.timed(range(3)):
         now[0] += 1.0
-    assert quick.share == 0 and quick.advice() is None
+    assert quick.share == 0 and quick.hint() is None

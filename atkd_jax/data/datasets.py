@@ -1,0 +1,595 @@
+"""Data sets as values: each holds its options, and knows its facts, its files and how to load them.
+
+    dataset = create("svhn", extra=True)  # the same as Svhn(extra=True)
+    dataset.info().num_train, dataset.check(), dataset.load().train.image
+
+digits              scikit-learn's handwritten digits; needs no download and no TensorFlow
+cifar10, cifar100   prepared by TFDS, or the official binary archives, which need no TensorFlow
+svhn                extra=True adds the 531,131 easier images to the 73,257 of the training set
+cinic10             train="train+validation" trains on 180,000 images instead of 90,000
+npz:PATH            x_train, y_train, x_test, y_test
+folder:PATH         train/CLASS/*.jpg|png, test|val/CLASS/...; in memory, for which all images need
+                    one size, or with image_size streamed as crops of it; crop_ratio
+imagenet2012        streamed; image_size (224), crop_ratio
+tfds:NAME           any classification set of TensorFlow Datasets; in memory if its images have one
+                    size and fit, or with image_size streamed; crop_ratio, train, test (split names)
+
+Every data set has the option image_size; 0 means the images' own size.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atkd_jax import ranges
+from atkd_jax.data import cifar_binary, digits, folder, npz, tfds
+from atkd_jax.data.info import (
+    CINIC10_VALIDATION,
+    IMAGENET_BYTES,
+    IMAGENET_MEAN,
+    IMAGENET_SIZES,
+    IMAGENET_STD,
+    KNOWN,
+    SVHN_EXTRA,
+)
+from atkd_jax.data.memory import MemorySource, from_arrays
+from atkd_jax.data.records import FolderRecords, Share, TfdsRecords
+from atkd_jax.data.stream import Source, StreamSource
+from atkd_jax.errors import UserError, check_known, printable
+from atkd_jax.ranges import FLAG, NAME, ZERO, Range, check_fields, number, setting, whole
+from atkd_jax.types import DataInfo
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
+
+PIXELS = whole(8, 4096)
+CROP = 224 / 256  # the usual "resize to 256, crop 224"
+CROP_RATIO = number("(0, 1]")
+IMAGENET = "imagenet2012"  # in the configuration and in TFDS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset(abc.ABC):
+    """A data set. Fields with a default are its options, see `OPTIONS`.
+
+    `data_dir`, in all methods, is the folder where TFDS keeps prepared data sets and where the
+    archives of CIFAR are; None means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Attributes:
+      image_size: height and width; 0 for the images' own. Images that stay in memory are never
+        resized: any size but their own is an error.
+      in_memory: whether `load` returns a MemorySource, or else a StreamSource.
+      file_bytes: mean size of an encoded training image where that is published, else 0.
+    """
+
+    image_size: int = setting(0, ZERO | PIXELS)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def in_memory(self) -> bool:
+        return True
+
+    @property
+    def file_bytes(self) -> int:
+        return 0
+
+    @abc.abstractmethod
+    def info(self, data_dir: str | None = None) -> DataInfo:
+        """The facts, as `load` returns them, but for `train_label`. Downloads nothing.
+
+        Published facts are returned without opening a file. Otherwise this reads what opening the
+        data set reads: file names or metadata of a stream, the images of a set in memory.
+
+        Raises:
+          UserError: the files are missing or wrong, or the images have another size.
+        """
+
+    @abc.abstractmethod
+    def check(self, data_dir: str | None = None) -> str:
+        """Checks that all files are there. Decodes no image and downloads nothing.
+
+        Returns:
+          A line that describes the files found.
+
+        Raises:
+          UserError: what is missing or wrong on this machine, and what to do.
+        """
+
+    @abc.abstractmethod
+    def present(self, data_dir: str | None = None) -> bool:
+        """Whether there are any files on this machine; a quick look that opens none of them."""
+
+    @abc.abstractmethod
+    def load(self, data_dir: str | None = None, share: Share | None = None) -> Source:
+        """Reads (in memory) or opens (streamed) the data set. May download it.
+
+        Args:
+          share: this host's share; needed by streamed data sets only.
+
+        Raises:
+          UserError: the files are missing or wrong, or the images have another size.
+        """
+
+    def _check_size(self, name: str, image_shape: tuple[int, ...]) -> None:
+        """Raises UserError if `image_size` is not the size of images that are never resized."""
+        height, width = image_shape[:2]
+        if self.image_size and (height, width) != (self.image_size, self.image_size):
+            raise UserError(
+                f"the images of {name} are {width}x{height} and stay so: leave"
+                f" image_size={self.image_size} out"
+            )
+
+    def _sized(self, source: MemorySource) -> MemorySource:
+        self._check_size(source.info.name, source.info.image_shape)
+        return source
+
+
+@dataclasses.dataclass(frozen=True)
+class Digits(Dataset):
+    """1,797 handwritten digits of 16x16, a part of scikit-learn."""
+
+    def info(self, data_dir: str | None = None) -> DataInfo:
+        return self.load().info
+
+    def check(self, data_dir: str | None = None) -> str:
+        self.info()
+        return "digits, part of scikit-learn"
+
+    def present(self, data_dir: str | None = None) -> bool:
+        return True
+
+    def load(self, data_dir: str | None = None, share: Share | None = None) -> MemorySource:
+        return self._sized(digits.read())
+
+
+@dataclasses.dataclass(frozen=True)
+class Npz(Dataset):
+    """A NumPy archive with x_train, y_train, x_test and y_test."""
+
+    path: str
+
+    def info(self, data_dir: str | None = None) -> DataInfo:
+        return self.load().info
+
+    def check(self, data_dir: str | None = None) -> str:
+        headers = npz.check(self.path)
+        self._check_size(f"npz:{self.path}", headers["x_train"].shape[1:])
+        counts = (headers[array].shape[0] for array in ("y_train", "y_test"))
+        return "{}, {:,} training and {:,} test images".format(self.path, *counts)
+
+    def present(self, data_dir: str | None = None) -> bool:
+        return Path(self.path).is_file()
+
+    def load(self, data_dir: str | None = None, share: Share | None = None) -> MemorySource:
+        return self._sized(npz.read(self.path))
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder(Dataset):
+    """A folder of images with a folder per split and class; streamed if `image_size` is given.
+
+    Attributes:
+      crop_ratio: of a stream: evaluation keeps the centre `crop_ratio` of the resized shorter side.
+    """
+
+    path: str
+    _: dataclasses.KW_ONLY
+    crop_ratio: float = setting(CROP, CROP_RATIO)
+
+    @property
+    def in_memory(self) -> bool:
+        return not self.image_size
+
+    def info(self, data_dir: str | None = None) -> DataInfo:
+        return self.load().info if self.in_memory else self._streamed(folder.find(self.path))
+
+    def check(self, data_dir: str | None = None) -> str:
+        found = folder.find(self.path)
+        if self.in_memory:
+            folder.common_size(found)
+        return (
+            f"{printable(self.path)}, {len(found.train.label):,} training and"
+            f" {len(found.test.label):,} test images of {len(found.class_names)} classes"
+        )
+
+    def present(self, data_dir: str | None = None) -> bool:
+        return Path(self.path).is_dir()
+
+    def load(self, data_dir: str | None = None, share: Share | None = None) -> Source:
+        found = folder.find(self.path)
+        if self.in_memory:
+            return folder.read(found, folder.common_size(found))
+        records = FolderRecords(found.train, found.test)
+        return StreamSource(self._streamed(found), records, _needed(share), self.crop_ratio)
+
+    def _streamed(self, found: folder.Listing) -> DataInfo:
+        counts = len(found.train.label), len(found.test.label)
+        name = f"folder:{printable(self.path)}"
+        info = _photographs(name, self.image_size, found.class_names, *counts)
+        return dataclasses.replace(info, train_label=found.train.label)
+
+
+class TfdsDataset(Dataset):
+    """A data set that TensorFlow Datasets prepares.
+
+    Attributes:
+      name: in the configuration.
+      tfds_name: in TensorFlow Datasets.
+    """
+
+    name: str
+
+    @property
+    def tfds_name(self) -> str:
+        return self.name
+
+    def check(self, data_dir: str | None = None) -> str:
+        builder = tfds.on_disk(self.tfds_name, data_dir)
+        counts = self._check_counts(builder)
+        where = f"{self._info_name} in {builder.data_path}"
+        return f"{where}, {counts[0]:,} training and {counts[1]:,} test images"
+
+    def present(self, data_dir: str | None = None) -> bool:
+        path = cifar_binary.folder_of(data_dir) / self.tfds_name
+        return any(path.rglob("dataset_info.json"))
+
+    def prepare(self, data_dir: str | None = None, manual_dir: str | None = None) -> str:
+        """Downloads and prepares the data set, unless that is done.
+
+        Args:
+          manual_dir: folder with the archives under their upstream names; None: download them.
+
+        Returns:
+          A line that describes the prepared files.
+
+        Raises:
+          UserError: it failed; the message says what to do.
+        """
+        builder = tfds.find_builder(self.tfds_name, data_dir)
+        if not builder.data_path.exists():
+            tfds.download(builder, manual_dir)
+        splits = sorted(builder.info.splits.items())
+        sizes = ", ".join(f"{name} {split.num_examples:,}" for name, split in splits)
+        return f"{builder.data_path} is prepared: {sizes}"
+
+    @property
+    def _info_name(self) -> str:
+        return self.name
+
+    @abc.abstractmethod
+    def _splits(self, builder: DatasetBuilder) -> tuple[str, str]:
+        """The splits for training and for testing, in TFDS's notation."""
+
+    def _expected(self) -> tuple[int, int] | None:
+        """The published numbers of training and test images; None where there are none."""
+        return None
+
+    def _check_counts(self, builder: DatasetBuilder) -> tuple[int, int]:
+        train, test = self._splits(builder)
+        counts = tfds.check_split(builder, train), tfds.check_split(builder, test)
+        if (expected := self._expected()) not in (None, counts):
+            raise tfds.damaged(builder, f"it holds {counts} examples instead of {expected}")
+        return counts
+
+
+class SmallImages(TfdsDataset):
+    """32x32 images in memory, whose facts are published."""
+
+    @property
+    def more(self) -> int:
+        """The number of training images that an option adds."""
+        return 0
+
+    @property
+    def train_split(self) -> str:
+        """The training split, in TFDS's notation."""
+        return "train"
+
+    def info(self, data_dir: str | None = None) -> DataInfo:
+        info = KNOWN[self.name]
+        self._check_size(self.name, info.image_shape)
+        return dataclasses.replace(info, num_train=info.num_train + self.more)
+
+    def check(self, data_dir: str | None = None) -> str:
+        self.info()
+        return super().check(data_dir)
+
+    def load(self, data_dir: str | None = None, share: Share | None = None) -> MemorySource:
+        info = self.info()
+        builder = tfds.prepared(self.tfds_name, data_dir)
+        train = tfds.read_split(builder, self.train_split, info.num_train, info.num_classes)
+        test = tfds.read_split(builder, "test", info.num_test, info.num_classes)
+        return MemorySource(dataclasses.replace(info, train_label=train.label), train, test)
+
+    def _splits(self, builder: DatasetBuilder) -> tuple[str, str]:
+        return self.train_split, "test"
+
+    def _expected(self) -> tuple[int, int]:
+        info = self.info()
+        return info.num_train, info.num_test
+
+
+@dataclasses.dataclass(frozen=True)
+class Cifar(SmallImages):
+    """CIFAR-10 or CIFAR-100, from the official binary archives or from TFDS.
+
+    Attributes:
+      name: "cifar10" or "cifar100".
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        check_known("data set", self.name, cifar_binary.LAYOUTS)
+        super().__post_init__()
+
+    def binary_files(self, data_dir: str | None = None) -> Path | None:
+        """The official binary files that `load` reads; None if it reads what TFDS prepared.
+
+        A set that TFDS has prepared takes precedence if TensorFlow is there to read it.
+        """
+        path = cifar_binary.find(self.name, data_dir)
+        return None if path and tfds.is_prepared(self.name, data_dir) else path
+
+    def check(self, data_dir: str | None = None) -> str:
+        path = self.binary_files(data_dir)
+        if path is None:
+            return super().check(data_dir)
+        self.info()
+        cifar_binary.check(self.name, path)
+        return f"{self.name} in {path}, every file in its right size"
+
+    def present(self, data_dir: str | None = None) -> bool:
+        return bool(cifar_binary.find(self.name, data_dir)) or super().present(data_dir)
+
+    def prepare(self, data_dir: str | None = None, manual_dir: str | None = None) -> str:
+        path = None if manual_dir else self.binary_files(data_dir)
+        if path is None:
+            return super().prepare(data_dir, manual_dir)
+        train, test = cifar_binary.read(self.name, path)
+        sizes = f"test {len(test.label):,}, train {len(train.label):,}"
+        return f"{path} is whole and needs no preparation: {sizes}"
+
+    def load(self, data_dir: str | None = None, share: Share | None = None) -> MemorySource:
+        path = self.binary_files(data_dir)
+        if path is None:
+            return super().load(data_dir)
+        info = self.info()
+        train, test = cifar_binary.read(self.name, path)
+        return MemorySource(dataclasses.replace(info, train_label=train.label), train, test)
+
+
+@dataclasses.dataclass(frozen=True)
+class Svhn(SmallImages):
+    """Street View House Numbers, cropped.
+
+    Attributes:
+      extra: adds the easier images to the training set.
+    """
+
+    name = "svhn"
+    tfds_name = "svhn_cropped"
+    extra: bool = setting(False, FLAG)
+
+    @property
+    def more(self) -> int:
+        return SVHN_EXTRA if self.extra else 0
+
+    @property
+    def train_split(self) -> str:
+        return "train+extra" if self.extra else "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cinic10(SmallImages):
+    """CINIC-10.
+
+    Attributes:
+      train: "train", or "train+validation" to train on both.
+    """
+
+    name = "cinic10"
+    train: str = setting("train", NAME)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_known("training set of cinic10", self.train, ("train", "train+validation"))
+
+    @property
+    def more(self) -> int:
+        return 0 if self.train == "train" else CINIC10_VALIDATION
+
+    @property
+    def train_split(self) -> str:
+        return self.train
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds(TfdsDataset):
+    """Any classification set of TensorFlow Datasets; streamed if `image_size` is given.
+
+    Attributes:
+      name: in TensorFlow Datasets.
+      crop_ratio: of a stream: evaluation keeps the centre `crop_ratio` of the resized shorter side.
+      train, test: splits; test=None means "test", or "validation" if there is no test split.
+    """
+
+    name: str
+    _: dataclasses.KW_ONLY
+    crop_ratio: float = setting(CROP, CROP_RATIO)
+    train: str = setting("train", NAME)
+    test: str | None = setting(None, NAME)
+
+    @property
+    def in_memory(self) -> bool:
+        return not self.image_size
+
+    def info(self, data_dir: str | None = None) -> DataInfo:
+        builder = tfds.on_disk(self.tfds_name, data_dir)
+        return self._read(builder).info if self.in_memory else self._streamed(builder)
+
+    def load(self, data_dir: str | None = None, share: Share | None = None) -> Source:
+        builder = tfds.prepared(self.tfds_name, data_dir)
+        if self.in_memory:
+            return self._read(builder)
+        found = self._metadata(builder)
+        keys = found.image_key, found.label_key
+        records = TfdsRecords(builder, *self._splits(builder), *keys)
+        return StreamSource(self._streamed(builder), records, _needed(share), self.crop_ratio)
+
+    @property
+    def _info_name(self) -> str:
+        return self.name if self.name == IMAGENET else f"tfds:{self.name}"
+
+    def _splits(self, builder: DatasetBuilder) -> tuple[str, str]:
+        if self.name == IMAGENET:
+            return self.train, "validation"  # its test split has no labels
+        default = "test" if "test" in builder.info.splits else "validation"
+        return self.train, self.test or default
+
+    def _metadata(self, builder: DatasetBuilder) -> tfds.Facts:
+        return tfds.facts(builder, *self._splits(builder))
+
+    def _read(self, builder: DatasetBuilder) -> MemorySource:
+        found = self._metadata(builder)
+        shape = found.image_shape
+        pixels = (found.num_train + found.num_test) * (shape[0] or 0) * (shape[1] or 0) * 3
+        if not 0 < pixels <= folder.MEMORY_LIMIT:
+            why = "do not fit in memory together" if pixels else "differ in size"
+            raise UserError(f"the images of {self._info_name} {why}{folder.STREAM_INSTEAD}")
+        train, test = self._splits(builder)
+        keys = found.image_key, found.label_key
+        num_classes = len(found.class_names)
+        return from_arrays(
+            self._info_name,
+            tfds.read_split(builder, train, found.num_train, num_classes, *keys),
+            tfds.read_split(builder, test, found.num_test, num_classes, *keys),
+            found.class_names,
+        )
+
+    def _streamed(self, builder: DatasetBuilder) -> DataInfo:
+        class_names = self._metadata(builder).class_names
+        counts = self._check_counts(builder)
+        return _photographs(self._info_name, self.image_size, class_names, *counts)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageNet(TfdsDataset):
+    """ImageNet of ILSVRC 2012, streamed. The validation split is the test set.
+
+    Attributes:
+      crop_ratio: evaluation keeps the centre `crop_ratio` of the resized shorter side.
+    """
+
+    name = IMAGENET
+    _: dataclasses.KW_ONLY
+    image_size: int = setting(224, PIXELS)
+    crop_ratio: float = setting(CROP, CROP_RATIO)
+
+    @property
+    def in_memory(self) -> bool:
+        return False
+
+    @property
+    def file_bytes(self) -> int:
+        return IMAGENET_BYTES
+
+    def info(self, data_dir: str | None = None) -> DataInfo:
+        """The facts. `class_names` are numbers here; `load` reads the names from TFDS."""
+        names = tuple(map(str, range(1000)))
+        return _photographs(self.name, self.image_size, names, *IMAGENET_SIZES)
+
+    def load(self, data_dir: str | None = None, share: Share | None = None) -> Source:
+        self._check_counts(tfds.prepared(self.name, data_dir))
+        opened = Tfds(self.name, image_size=self.image_size, crop_ratio=self.crop_ratio)
+        return opened.load(data_dir, share)
+
+    def _splits(self, builder: DatasetBuilder) -> tuple[str, str]:
+        return "train", "validation"
+
+    def _expected(self) -> tuple[int, int]:
+        return IMAGENET_SIZES
+
+
+def _photographs(
+    name: str, size: int, class_names: tuple[str, ...], num_train: int, num_test: int
+) -> DataInfo:
+    """The facts of streamed photographs, which are normalised as ImageNet."""
+    return DataInfo(
+        name=name,
+        image_shape=(size, size, 3),
+        class_names=class_names,
+        num_train=num_train,
+        num_test=num_test,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+def _needed(share: Share | None) -> Share:
+    if share is None:
+        raise UserError("a streamed data set needs share=Share(batch_size, seed, ...)")
+    return share
+
+
+# Name in the configuration -> type. Of "kind:PATH" the kind is looked up here. The type's field
+# without a default, if it has one, is the path, or the name itself where there is none.
+DATASETS: dict[str, type[Dataset]] = {
+    "digits": Digits,
+    "cifar10": Cifar,
+    "cifar100": Cifar,
+    "svhn": Svhn,
+    "cinic10": Cinic10,
+    "imagenet2012": ImageNet,
+    "npz:": Npz,
+    "folder:": Folder,
+    "tfds:": Tfds,
+}
+
+
+def _options() -> dict[str, Range]:
+    found: dict[str, Range] = {}
+    for kind in DATASETS.values():
+        found = ranges.of(kind) | found
+    return found
+
+
+# Every option of any data set and its range. A data set may restrict an option further.
+OPTIONS = _options()
+
+
+def create(name: str, **options: Any) -> Dataset:
+    """The data set of a name and options as in the configuration. Opens no file.
+
+    Args:
+      name: a key of `DATASETS`; keys that end in a colon are followed by a path or a name, as in
+        "npz:PATH".
+      options: fields of the type in `DATASETS`. image_size=0 means its default.
+
+    Raises:
+      UserError: no such data set or option, or an option is out of its range.
+    """
+    before, colon, path = name.partition(":")
+    check_known("data set", before + colon, DATASETS)
+    kind = DATASETS[before + colon]
+    size = options.pop("image_size", 0)
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise UserError(f"image_size {size!r} is no whole number of pixels; 0 is the images' own")
+    if size:
+        options["image_size"] = size
+    for option in options:
+        check_known(f"option of {name}:", option, ranges.of(kind))
+    required = any(field.default is dataclasses.MISSING for field in dataclasses.fields(kind))
+    return kind(*[path if colon else name] if required else [], **options)
+
+
+def load(
+    name: str, *, data_dir: str | None = None, share: Share | None = None, **options: Any
+) -> Source:
+    """`create(name, **options).load(data_dir, share)`, in one call."""
+    return create(name, **options).load(data_dir, share)

@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from atkd_jax import methods
 from atkd_jax.command_line import entry_point, usage_error
 from atkd_jax.errors import UserError
 from atkd_jax.runtime import hosts, run_files
@@ -81,9 +82,11 @@ class ConfigFile(flags.ArgumentParser):
                 raise UserError("it has no function get_config")
             config = module.get_config(*options)
             settings.check_keys(config)
-            return config.lock()
         except Exception as error:
             usage_error(f"{where(file, error)}: {why(error)}")
+        for name, field in named_terms(sys.argv):
+            settings.add_term(config, name, field)
+        return config.lock()
 
     def flag_type(self) -> str:
         return "config object"
@@ -111,8 +114,30 @@ def why(error: Exception) -> str:
     return kind + " ".join(text.split())
 
 
+# --config.terms.NAME.FIELD, as typed, and as `quoted` writes it for ml_collections.
+TERM = re.compile(
+    r"""(-{1,2}(?:no)?config\.terms)(?:\.|\[")([\w.]+:\w+|\w+)(?:"\])?\.(\w+)(?==|$)"""
+)
+
+
+def named_terms(argv: list[str]) -> list[tuple[str, str]]:
+    """(NAME, FIELD) of all overrides of terms."""
+    return [match.group(2, 3) for match in map(TERM.match, argv) if match]
+
+
+def quoted(arg: str) -> str:
+    """Writes terms.MODULE:NAME.FIELD as terms["MODULE:NAME"].FIELD, which ml_collections reads."""
+    return TERM.sub(r'\1["\2"].\3', arg) if ":" in arg.partition("=")[0] else arg
+
+
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags and checks the configuration; a mistake ends the command with one line."""
+    sys.argv = argv = [*map(quoted, argv)]  # ml_collections reads sys.argv as well
+    try:
+        for name, _ in named_terms(argv):  # outside of absl, which would hide a bug in its module
+            methods.find(name)
+    except UserError as error:
+        usage_error(str(error))
     try:
         rest = flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:

@@ -1,9 +1,17 @@
-"""Every key of a run and its default. A key that is not here is a misspelling."""
+"""Every key of a configuration and its default.
 
-import difflib
+Sections that belong to a dataclass (augment, mix, optimizer, schedule, and the fields of a term)
+have its fields, whose documentation explains them.
+"""
 
-from ml_collections import ConfigDict, FieldReference
+from ml_collections import ConfigDict
 
+from atkd_jax.data.augment import Augment
+from atkd_jax.data.mix import Mix
+from atkd_jax.errors import check_known
+from atkd_jax.methods import find
+from atkd_jax.training import settings
+from atkd_jax.training.optim import Optimizer, Schedule
 from configs import methods, pairs
 
 
@@ -17,16 +25,8 @@ def get_config() -> ConfigDict:
                 # The data set's own, such as svhn's extra, see atkd_jax/data; all have image_size,
                 # and 0 means the images' own.
                 options=dict(image_size=0),
-                augment=dict(
-                    pad=0,
-                    pad_mode="zero",  # or "reflect"
-                    flip=False,
-                    rotate=0.0,  # degrees
-                    brightness=0.0,
-                    randaugment=0,  # operations an image
-                    magnitude=9.0,  # of each, 0..30
-                ),
-                mix=dict(mixup=0.0, cutmix=0.0, probability=1.0),  # alphas of Beta; 0: off
+                augment=settings.defaults(Augment),
+                mix=settings.defaults(Mix),
             ),
             student="resnet8",
             teacher=dict(
@@ -41,23 +41,12 @@ def get_config() -> ConfigDict:
             ),
             ce_weight=1.0,
             label_smoothing=0.0,  # of the cross-entropy with the labels
-            terms=dict(),  # method -> {weight, warmup_epochs, the method's own fields}
+            terms=dict(),  # method or MODULE:NAME -> {weight, warmup_epochs, its own fields}
             batch_size=64,  # of all devices together
             accumulate=1,  # micro-batches that a device makes of its part, to save memory
             epochs=240,
-            optimizer=dict(
-                name="sgd",  # or adamw, rmsprop; see atkd_jax/training/optim.py
-                lr=0.05,
-                reference_batch=0,  # the batch that lr is meant for, then scaled; 0: as it is
-                momentum=0.9,
-                nesterov=False,
-                weight_decay=5e-4,
-                decay_all=True,  # else not batch norm and biases
-                rms_decay=0.9,
-                rms_eps=1e-3,
-                betas=(0.9, 0.999),
-            ),
-            schedule=dict(name="step", milestones=(150, 180, 210), factor=0.1, warmup_epochs=0.0),
+            optimizer=settings.defaults(Optimizer),
+            schedule=settings.defaults(Schedule),
             ema=0.0,  # decay of the student's average, which is then tested and exported; 0: none
             dtype="float32",  # or bfloat16, of the networks; parameters and losses are float32
             parallel="shard_map",  # or pmap, none
@@ -80,11 +69,8 @@ def parse(arg: str, defaults: dict[str, str]) -> dict[str, str]:
 
 
 def lookup(what: str, name: str, table: dict):
-    """table[name], or a ValueError with the nearest match."""
-    if name not in table:
-        near = difflib.get_close_matches(name, table, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(table)}"
-        raise ValueError(f"unknown {what} {name!r}; {hint}")
+    """table[name], or a UserError with the nearest match."""
+    check_known(what, name, table)
     return table[name]
 
 
@@ -92,10 +78,10 @@ def set_method(config: ConfigDict, name: str, imagenet: bool = False) -> None:
     """Fills in ce_weight and terms, with every hyper-parameter, so that each can be overridden."""
     table = methods.METHODS | (methods.IMAGENET if imagenet else {})
     preset = lookup("method", name, table)
-    config.ce_weight = preset["ce_weight"]
-    config.terms = {term: methods.FIELDS[term] | fields for term, fields in preset["terms"].items()}
-    if attention := config.terms.get("self_attention"):  # a number or a name: any type
-        attention.scale = FieldReference(attention.scale, field_type=object)
+    config.ce_weight, config.terms = preset["ce_weight"], {}
+    for term, fields in preset["terms"].items():
+        config.terms[term] = settings.defaults(find(term))
+        config.terms[term].update(fields)
 
 
 def set_pair(config: ConfigDict, name: str, imagenet: bool = False) -> None:

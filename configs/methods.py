@@ -1,6 +1,7 @@
 """Presets: the weight of the hard labels and of every term, as published.
 
-    METHODS[name] = {ce_weight, terms: {method: {weight, warmup_epochs, what differs from FIELDS}}}
+    METHODS[name] = {ce_weight, terms: {method: {weight, warmup_epochs, fields that differ from the
+    method's own defaults}}}
 
 CIFAR weights are those of RepDistiller's run_cifar_distill.sh (github HobbitLong/RepDistiller)
 unless a line says otherwise; `gamma` there is `ce_weight` here, `alpha` the weight of kd, `beta`
@@ -8,41 +9,8 @@ that of the method. What a pair of networks changes stands in pairs.py. A warm-u
 steps, from zero; mdistiller's goes up once an epoch, from 1 / epochs in the first.
 """
 
-# Every hyper-parameter of every method and its default: each can be overridden on the command line,
-# such as --config.terms.rtk.threshold=ratio. What they mean stands in atkd_jax/methods.
-FIELDS = {
-    "kd": dict(temperature=4.0),
-    "fitnet": dict(tap="stage2", use_relu=True),
-    "at": dict(taps=(), variant="code"),
-    "sp": dict(),
-    "cc": dict(dim=128),
-    "vid": dict(taps=()),
-    "rkd": dict(distance_weight=25.0, angle_weight=50.0),
-    "pkt": dict(),
-    "nst": dict(taps=()),
-    "fsp": dict(taps=()),
-    "crd": dict(dim=128, negatives=16384, temperature=0.07, momentum=0.5, other_classes=True),
-    "afd": dict(dim=128, teacher_stride=1),
-    "rtk": dict(
-        dim=128,
-        teacher_stride=1,
-        query_relu=False,
-        top_k=0,
-        select_on="mean",
-        ema=0.0,
-        threshold="mean",
-        threshold_factor=1.2,
-        keep_ratio=0.5,
-        rescale=False,
-        select_warmup=0,
-        resample="softpool",
-        softpool_exact_gradient=False,
-    ),
-    "aft": dict(beta=6.0, temperature=4.0, rate="previous", rate_temperature=2.0, transfer="both"),
-    "dkd": dict(alpha=1.0, beta=8.0, temperature=4.0),
-    "reviewkd": dict(student_pre=False, max_mid_channels=512),
-    "self_attention": dict(taps=(), heads=4, scale=10.0, max_size=8),
-}
+from atkd_jax import methods
+
 KD = dict(weight=0.9)
 
 
@@ -90,6 +58,10 @@ METHODS = {
         terms=dict(kd=dict(weight=1.0), self_attention=dict(weight=50.0)),
     ),
 }
+
+# A method that is in none of these presets has weight 1 beside the hard labels.
+_used = {term for preset in METHODS.values() for term in preset["terms"]}
+METHODS |= {name: alone(name, 1.0) for name in methods.METHODS if name not in _used}
 
 KD_T1 = dict(weight=0.5, temperature=1.0)
 

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from atkd_jax import methods, models
+from atkd_jax.data.augment import Augment
+from atkd_jax.data.mix import Mix
 from atkd_jax.training import from_config
+from atkd_jax.training.optim import Optimizer, Schedule
 from configs import common, pairs
 from configs import methods as presets
 
@@ -23,12 +26,48 @@ def test_every_method_has_a_preset():
     assert used == set(methods.METHODS)
 
 
+@dataclasses.dataclass(frozen=True)
+class Own(methods.Method):
+    power: float = 2.0
+    kind: float | str = "all"
+    taps: tuple = ()
+
+
+def test_a_new_method_has_a_preset_with_its_defaults(monkeypatch):
+    """Once it is in METHODS; the presets are made when they are imported."""
+    monkeypatch.setitem(methods.METHODS, "own", Own)
+    own = {name: value for name, value in vars(presets).items() if name != "__builtins__"}
+    try:
+        importlib.reload(presets)
+        assert presets.METHODS.keys() == own["METHODS"].keys() | {"own"}
+        config = common.get_config()
+        common.set_method(config, "own")
+    finally:
+        vars(presets).update(own)
+    assert config.ce_weight == 1.0
+    fields = dict(weight=1.0, power=2.0, kind="all", taps=())
+    assert config.terms.to_dict() == {"own": fields}
+    config.terms.own.kind = 0.5  # either type
+
+
 def test_every_hyper_parameter_stands_in_the_configuration_with_its_default():
-    for name, method in methods.METHODS.items():
-        fields = {f.name: f.default for f in dataclasses.fields(method) if f.name != "axis_name"}
-        assert presets.FIELDS[name] == fields, name
-        for key, value in fields.items():
-            assert type(presets.FIELDS[name][key]) is type(value), (name, key)
+    for preset in presets.METHODS:
+        config = common.get_config()
+        common.set_method(config, preset)
+        for name, term in config.terms.to_dict().items():
+            given = presets.METHODS[preset]["terms"][name]
+            assert term == vars(methods.METHODS[name]()) | given, (preset, name)
+
+
+def test_sections_of_a_dataclass_make_its_default():
+    config = common.get_config()
+    for section, kind in {
+        "data.augment": Augment,
+        "data.mix": Mix,
+        "optimizer": Optimizer,
+        "schedule": Schedule,
+    }.items():
+        assert kind(**config[section].to_dict()) == kind(), section
 
 
 @pytest.mark.parametrize("imagenet", [False, True])
@@ -53,7 +92,10 @@ def test_every_pair_names_networks_and_methods_that_exist(table):
     for name, pair in table.items():
         assert {pair["teacher"], pair["student"]} <= set(models.MODELS), name
         for method, fields in pair["methods"].items():
-            assert fields.keys() - {"weight"} <= presets.FIELDS[method].keys(), (name, method)
+            assert fields.keys() - {"weight"} <= vars(methods.METHODS[method]()).keys(), (
+                name,
+                method,
+            )
 
 
 @pytest.mark.parametrize("file", FILES)

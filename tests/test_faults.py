@@ -210,7 +210,7 @@ class Trip(Method):
 def add_trip():
     """Makes the method known to the process and to its configuration."""
     methods.METHODS["trip"] = Trip
-    presets.METHODS["trip"], presets.FIELDS["trip"] = presets.alone("trip", 1.0), {}
+    presets.METHODS["trip"] = presets.alone("trip", 1.0)
 
 
 @pytest.mark.slow

@@ -70,10 +70,17 @@ def test_no_module_imports_itself_through_others():
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
 
 
-def test_configs_import_only_each_other():
-    allowed = ("configs", "ml_collections", "difflib")
+def test_configs_import_only_what_has_defaults_for_them():
+    """Each other, and the values of training: no command, no loop and no export."""
+    allowed = ("configs", "ml_collections")
     for path in (ROOT / "configs").glob("*.py"):
-        assert all(name.split(".")[0] in allowed for name in imports(path))
+        for name in imports(path):
+            package, *parts = name.split(".")
+            if package == "atkd_jax":
+                assert FLOOR_OF[parts[0]] <= FLOOR_OF["training"], f"{path}: {name}"
+                assert parts[:2] != ["training", "loop"], f"{path}: {name}"
+            else:
+                assert package in allowed, f"{path}: {name}"
 
 
 def test_no_trainer_needs_tensorflow():

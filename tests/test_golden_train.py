@@ -18,8 +18,8 @@ import pytest
 from atkd_jax import methods, models
 from atkd_jax.models.convert import to_flax
 from atkd_jax.models.network import Network
-from atkd_jax.training import optim
 from atkd_jax.training.objective import Objective, Term
+from atkd_jax.training.optim import Optimizer, Schedule
 from atkd_jax.training.step import TrainStep
 from atkd_jax.types import Batch, DataInfo
 
@@ -51,8 +51,8 @@ def followed(golden):
     objective = Objective(
         0.1, {"kd": Term(0.9, methods.create("kd")), "at": Term(1000.0, methods.create("at"))}
     )
-    lr = optim.make_schedule("constant", 0.05, 1, 20)
-    tx = optim.make_optimizer("sgd", lr, momentum=0.9, weight_decay=5e-4)
+    lr = Schedule("constant").make(0.05, 1, 20)
+    tx = Optimizer("sgd", momentum=0.9, weight_decay=5e-4).make(lr)
     info = DataInfo("golden", (32, 32, 3), tuple("abcdefghij"), 640, 0, mean, std)
     key = jax.random.key(0)
 

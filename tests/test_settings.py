@@ -12,7 +12,6 @@ from atkd_jax.training import from_config, settings
 from atkd_jax.training.dry_run import make_plan
 from atkd_jax.training.loop import train_and_evaluate
 from configs import cifar10, common, digits
-from configs import methods as presets
 
 HOSTILE = [
     -1, 0, 2**31, 2**40, math.nan, math.inf, -math.inf, "x", "", None, True, (), ("a",), [1, 2], {},
@@ -67,8 +66,8 @@ def everything() -> dict:
         image_size=32, crop_ratio=0.875, extra=False, train="train", test="test"
     )
     config["terms"] = {
-        name: dict(weight=1.0, warmup_epochs=0.0) | fields
-        for name, fields in presets.FIELDS.items()
+        name: dict(weight=1.0, warmup_epochs=0.0) | settings.defaults(kind).to_dict()
+        for name, kind in methods.METHODS.items()
     }
     return config
 

@@ -12,8 +12,8 @@ from atkd_jax.data.augment import Augment
 from atkd_jax.data.mix import Mix
 from atkd_jax.errors import UserError
 from atkd_jax.models.network import Network
-from atkd_jax.training import optim
 from atkd_jax.training.objective import Objective, Term
+from atkd_jax.training.optim import Optimizer, Schedule
 from atkd_jax.types import DataInfo
 
 DTYPES = ("float32", "bfloat16")
@@ -73,20 +73,11 @@ def objective(config: ConfigDict, steps_per_epoch: int) -> Objective:
 
 
 def schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """Learning rate as a function of the step.
-
-    With `optimizer.reference_batch`, `optimizer.lr` is that of a batch of so many examples and
-    grows with the batch (the linear rule of Goyal et al. 2017, arXiv 1706.02677).
-    """
-    fields = config.schedule.to_dict()
-    name, lr = fields.pop("name"), config.optimizer.lr
-    if config.optimizer.reference_batch:
-        lr *= config.batch_size / config.optimizer.reference_batch
-    return optim.make_schedule(name, lr, config.epochs, steps_per_epoch, **fields)
+    """Learning rate as a function of the step."""
+    peak = Optimizer(**config.optimizer.to_dict()).peak(config.batch_size)
+    return Schedule(**config.schedule.to_dict()).make(peak, config.epochs, steps_per_epoch)
 
 
 def optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
     """One optimiser for the student and for what the methods learn."""
-    fields = config.optimizer.to_dict()
-    name, _, _ = (fields.pop(key) for key in ("name", "lr", "reference_batch"))
-    return optim.make_optimizer(name, schedule(config, steps_per_epoch), **fields)
+    return Optimizer(**config.optimizer.to_dict()).make(schedule(config, steps_per_epoch))

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
+from ml_collections.config_dict import placeholder
 
 from atkd_jax import data, methods, models, ranges
 from atkd_jax.data.augment import Augment
@@ -19,18 +20,16 @@ from atkd_jax.ranges import (
     INT32,
     NAME,
     NOT_NEGATIVE,
-    POSITIVE,
     STATISTICS,
     TEXT,
     Range,
     number,
     one_of,
-    tuple_of,
     whole,
 )
 from atkd_jax.runtime.devices import MODES
-from atkd_jax.training import optim
 from atkd_jax.training.from_config import DTYPES
+from atkd_jax.training.optim import Optimizer, Schedule
 
 SECTION = Range("a section with keys of its own", lambda value: isinstance(value, ConfigDict))
 # The keys of configs/common.py, where they are documented.
@@ -60,24 +59,8 @@ RANGES: dict[str, Any] = dict(
     batch_size=whole(1),
     accumulate=whole(1),
     epochs=whole(1),
-    optimizer=dict(
-        name=one_of(*optim.OPTIMIZERS),
-        lr=POSITIVE,
-        reference_batch=whole(0),
-        momentum=DECAY,
-        nesterov=FLAG,
-        weight_decay=NOT_NEGATIVE,
-        decay_all=FLAG,
-        rms_decay=DECAY,
-        rms_eps=POSITIVE,
-        betas=tuple_of(DECAY, 2),
-    ),
-    schedule=dict(
-        name=one_of(*optim.SCHEDULES),
-        milestones=tuple_of(NOT_NEGATIVE),
-        factor=POSITIVE,
-        warmup_epochs=NOT_NEGATIVE,
-    ),
+    optimizer=ranges.of(Optimizer),
+    schedule=ranges.of(Schedule),
     ema=DECAY,
     dtype=one_of(*DTYPES),
     parallel=one_of(*MODES),
@@ -153,16 +136,56 @@ def _values(
 
 
 def _check_term(name: str, fields: ConfigDict) -> None:
-    check_known("method", name, methods.METHODS)
+    kind = methods.find(name)
     ranges.check(f"terms.{name}", fields, SECTION)
     if "weight" not in fields:
         raise UserError(f"terms.{name} has no weight; add one, such as terms.{name}.weight=1")
-    kind = methods.METHODS[name]
     known = {field.name: ANY for field in dataclasses.fields(kind)} | ranges.of(kind) | TERM
-
     for field, value in fields.items():
         check_known(f"hyper-parameter of {name}", field, known)
         ranges.check(f"terms.{name}.{field}", value, known[field])
+    for field in dataclasses.fields(kind):
+        if _default(field) is dataclasses.MISSING and fields.get(field.name) is None:
+            raise UserError(f"terms.{name}.{field.name} has no default; give it a value")
+
+
+def defaults(kind: type) -> ConfigDict:
+    """A section of the configuration: the fields of a dataclass and their defaults.
+
+    A field that takes several types ("float | str"), or has no default, takes a value of any type
+    on the command line; its range is checked later.
+    """
+    section = ConfigDict()
+    for field in dataclasses.fields(kind):
+        default = _default(field)
+        if default is dataclasses.MISSING:
+            section[field.name] = placeholder(object)
+        elif " | " in str(field.type):
+            section[field.name] = FieldReference(default, field_type=object)
+        else:
+            section[field.name] = default
+    return section
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def add_term(config: ConfigDict, name: str, field: str) -> None:
+    """Makes `config.terms.NAME.FIELD` a key that the command line can override.
+
+    A term that is not there gets the defaults of its method, and a weight once that is the field.
+
+    Raises:
+      UserError: there is no such method.
+    """
+    kind = methods.find(name)
+    if name not in config.terms:
+        config.terms[name] = defaults(kind)
+    if field in TERM and field not in config.terms[name]:
+        config.terms[name][field] = 0.0
 
 
 def check_steps(config: ConfigDict, steps_per_epoch: int) -> None:

@@ -249,10 +249,13 @@ def saved_state(workdir: Path):
 
 def exported(workdir: Path):
     """The variables of a finished run, as nested dicts of arrays."""
+    import jax
     import orbax.checkpoint as ocp
 
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    args = ocp.args.StandardRestore(fallback_sharding=here)
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(workdir.absolute() / "export" / "variables")
+        return checkpointer.restore(workdir.absolute() / "export" / "variables", args=args)
 
 
 def same_bits(a, b) -> bool:

@@ -12,6 +12,7 @@ import subprocess
 
 import jax
 import pytest
+from counts import counts
 from moments import Moment, arm
 from small_runs import (
     STEADY,
@@ -19,7 +20,6 @@ from small_runs import (
     command,
     difference,
     flip,
-    log_without_times,
     same_bits,
     saved_state,
     saved_steps,
@@ -28,7 +28,7 @@ from small_runs import (
 )
 
 from atkd_jax import methods
-from atkd_jax.methods.base import Extras, LossOut, Method
+from atkd_jax.methods.base import LossOut, Method
 from configs import methods as presets
 
 
@@ -57,12 +57,16 @@ def refused(*args, **kwargs):
 CHAIN = (*STEPWISE, "--config.epochs=40", "--config.ema=0.9")
 
 
-def twenty_moments(workdir, rng):
-    """Ten that hit every kind of moment, and ten that are drawn."""
-    checkpoints, log = f"{workdir}/checkpoints", f"{workdir}/metrics"
+def twenty_moments(workdir, last, rng):
+    """Ten that hit every kind of moment, and ten that are drawn.
+
+    Args:
+      last: the last student's folder.
+    """
+    checkpoints, log = "/checkpoints", f"{last}/metrics"
     known = [
         Moment("file", 1, f"{workdir}"),
-        Moment("os.rename", 1, f"{workdir}/config"),
+        Moment("os.rename", 1, f"{last}/config"),
         Moment("step", 1),
         Moment("os.mkdir", 3, checkpoints),
         Moment("step", 8),
@@ -78,25 +82,49 @@ def twenty_moments(workdir, rng):
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_any_moment_change_no_bit(npz, tmp_path, rng):
-    finished(npz, tmp_path / "alone", *CHAIN)
+@counts
+def test_twenty_kills_at_any_moment_change_no_bit(count, npz, tmp_path, rng):
+    finished(npz, tmp_path / "alone", *CHAIN, prepare=count)
     workdir = tmp_path / "killed"
     at_the_latest = Moment("step", 20)  # where the clock is slow, the run must not end before
     whole = {0}  # steps at which a checkpoint was whole when the process was dead
-    known, drawn = twenty_moments(workdir, rng)
+    known, drawn = twenty_moments(workdir, count.workdirs(workdir)[-1], rng)
     for moment in itertools.chain(*zip(drawn, known, strict=True)):
         print(f"whole: {sorted(whole)}; next: {moment}")  # seen when the test fails
-        prepare = functools.partial(arm, moment, at_the_latest)
+        prepare = functools.partial(arm, count, moment, at_the_latest)
         process = started(npz, workdir, *CHAIN, prepare=prepare)
         assert process.wait() == -signal.SIGKILL, process.output
         assert moment in drawn or str(moment) in process.said, process.output
         said = re.search(r"going on from step (\d+)", process.said)
         assert not said or int(said[1]) in whole, process.output
-        whole = set(saved_steps(workdir)) | {0}
-    output = finished(npz, workdir, *CHAIN)
+        whole = set(count.saved_steps(workdir)) | {0}
+    output = finished(npz, workdir, *CHAIN, prepare=count)
     assert f"going on from step {max(whole)}" in output
-    assert same_bits(saved_state(tmp_path / "alone"), saved_state(workdir))
-    assert log_without_times(tmp_path / "alone") == log_without_times(workdir)
+    assert_same_results(count, tmp_path / "alone", workdir)
+
+
+def assert_same_results(count, one, other):
+    """Of two finished runs."""
+    (arrays, rows), (others, other_rows) = count.results(one), count.results(other)
+    assert all(map(same_bits, arrays, others))
+    assert rows == other_rows
+
+
+@pytest.mark.slow
+@counts
+def test_a_kill_at_the_very_end_changes_no_bit(count, npz, tmp_path):
+    """Of several students, one has its summary and the last has none."""
+    short = (*STEPWISE, "--config.epochs=1")
+    finished(npz, tmp_path / "alone", *short, prepare=count)
+    workdir = tmp_path / "killed"
+    last = count.workdirs(workdir)[-1]
+    for moment in (Moment("os.rename", 1, f"{last}/summary"), Moment("os.mkdir", 1, f"{last}/exp")):
+        process = started(npz, workdir, *short, prepare=functools.partial(arm, count, moment))
+        assert process.wait() == -signal.SIGKILL, process.output
+        assert not (last / "summary.json").exists()
+    assert "going on from step 6" in finished(npz, workdir, *short, prepare=count)
+    assert_same_results(count, tmp_path / "alone", workdir)
+    assert not list(workdir.glob("together-*"))
 
 
 @pytest.mark.slow
@@ -127,23 +155,25 @@ def mounted(folder, options):
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_the_run_and_spoils_nothing(npz, tmp_path):
+@counts
+def test_a_full_disk_stops_the_run_and_spoils_nothing(count, npz, tmp_path):
     disk = tmp_path / "disk"
-    with mounted(disk, "size=1600k"):  # a checkpoint takes about 600 kB
+    # Room for two checkpoints, each of about 600 kB a student, and not for a third.
+    with mounted(disk, f"size={1600 * count.students}k"):
         workdir = disk / "run"
         arguments = command(npz, workdir, *STEADY)
-        process = start(arguments, tmp_path / "log")
+        process = start(arguments, tmp_path / "log", prepare=count)
         assert process.wait() == 1, process.output
         [line] = process.errors
         assert "cannot be written" in line and "No space left" in line, process.output
         assert "what was saved before is good" in line
-        good = saved_steps(workdir)[-1]
-        subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
-        process = start(arguments, tmp_path / "log")
+        good = count.saved_steps(workdir)[-1]
+        subprocess.run(["mount", "-o", "remount,size=32m", str(disk)], check=True)
+        process = start(arguments, tmp_path / "log", prepare=count)
         assert process.wait() == 0, process.output
         assert f"going on from step {good}" in process.said
-        finished(npz, tmp_path / "alone")
-        assert same_bits(saved_state(tmp_path / "alone"), saved_state(workdir))
+        finished(npz, tmp_path / "alone", prepare=count)
+        assert_same_results(count, tmp_path / "alone", workdir)
 
 
 @pytest.mark.slow
@@ -196,15 +226,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used_only_if_moved_awa
 class Trip(Method):
     """A loss that is not a number on the third device at step 3."""
 
-    axis_name: str | None = None
-
-    def init(self, rng, t, s, data):
-        return Extras({}, {"step": jax.numpy.int32(0)})
-
-    def loss(self, extras, t, s, batch, rng):
-        step = extras.state["step"]
-        here = (jax.lax.axis_index(self.axis_name) == 2) & (step == 3)
-        return LossOut(jax.numpy.where(here, jax.numpy.nan, 0.0), {"step": step + 1}, {})
+    def loss(self, extras, t, s, batch, ctx):
+        here = (ctx.axis.index() == 2) & (ctx.step == 3)
+        return LossOut(jax.numpy.where(here, jax.numpy.nan, 0.0))
 
 
 def add_trip():

@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+from counts import counts
 from images import write_folder
 from moments import Moment, arm
 from small_runs import (
@@ -16,7 +17,6 @@ from small_runs import (
     log_without_times,
     same_bits,
     saved_state,
-    saved_steps,
     start,
     start_job,
 )
@@ -144,13 +144,18 @@ def test_a_killed_host_ends_the_job_and_nothing_is_lost(npz, together, tmp_path)
 
 
 @pytest.mark.hosts
-def test_a_signal_to_one_host_stops_all_at_the_same_step(npz, together, tmp_path):
-    workdir = tmp_path / "stopped"
+@counts
+def test_a_signal_to_one_host_stops_all_at_the_same_step(count, npz, tmp_path):
+    workdir, whole, short = tmp_path / "stopped", tmp_path / "whole", "--config.epochs=2"
     moment = Moment("step", 8, number=signal.SIGTERM, host=1)
-    first, _ = ended(start_job(arguments(npz, workdir), tmp_path, prepare=moment))
-    assert f"stopped: saved at step {saved_steps(workdir)[-1]} of 24" in first.said
-    ended(start_job(arguments(npz, workdir), tmp_path))
-    assert same_bits(saved_state(together), saved_state(workdir))
+    stopping = functools.partial(arm, count, moment)
+    first, _ = ended(start_job(arguments(npz, workdir, short), tmp_path, prepare=stopping))
+    assert f"stopped: saved at step {count.saved_steps(workdir)[-1]} of 12" in first.said
+    for path in (workdir, whole):
+        ended(start_job(arguments(npz, path, short), tmp_path, prepare=count))
+    (arrays, rows), (others, other_rows) = count.results(workdir), count.results(whole)
+    assert all(map(same_bits, arrays, others))
+    assert rows == other_rows
 
 
 @pytest.mark.hosts

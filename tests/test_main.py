@@ -264,3 +264,82 @@ def test_a_second_interrupt_ends_with_one_line(monkeypatch):
     assert ended.value.code == (
         "stopped at once; the same command goes on from the last checkpoint"
     )
+
+
+# Terms that the preset lacks
+
+
+def test_a_term_can_be_added_with_its_defaults(parse):
+    config = parse("--config=configs/digits.py:method=none", "--config.terms.kd.weight=0.5")
+    assert config.terms.to_dict() == {"kd": {"temperature": 4.0, "weight": 0.5}}
+    config = parse(GOOD, "--config.terms.kd.warmup_epochs=2", "--config.terms.at.weight=1")
+    assert config.terms.kd.to_dict() == {"temperature": 4.0, "weight": 0.9, "warmup_epochs": 2.0}
+    assert config.terms["at"].to_dict() == {"taps": (), "variant": "code", "weight": 1.0}
+    assert set(parse(GOOD).terms) == {"kd", "self_attention"}
+
+
+OWN = """
+import dataclasses
+from atkd_jax import LossOut, Method
+
+@dataclasses.dataclass(frozen=True)
+class Mine(Method):
+    least: float
+    power: float = 2.0
+    kind: float | str = "all"
+
+    def loss(self, extras, t, s, batch, ctx):
+        return LossOut((abs(s.logits - t.logits) ** self.power).mean())
+
+def function():
+    pass
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The name of a module of the user's own."""
+    (tmp_path / "my_losses.py").write_text(OWN)
+    (tmp_path / "my_bug.py").write_text("import dataclasses\n\n1 / 0\n")
+    (tmp_path / "my_import.py").write_text("import nowhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "my_losses"
+    sys.modules.pop("my_losses", None)
+
+
+def test_a_method_may_live_in_a_file_of_the_users_own(parse, own):
+    config = parse(
+        GOOD,
+        "--config.terms.my_losses:Mine.weight=2",
+        "--config.terms.my_losses:Mine.least=1.5",
+        "--config.terms.my_losses:Mine.kind=3",
+    )
+    fields = {"least": 1.5, "power": 2.0, "kind": 3, "weight": 2.0}
+    assert config.terms.to_dict()["my_losses:Mine"] == fields
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("kdd.weight=1", "unknown method 'kdd'; did you mean 'kd'?"),
+        ("at.variant=paper", "terms.at has no weight; add one, such as terms.at.weight=1"),
+        ("at.wait=1", "there is no key 'wait'"),
+        ("my_loses:Mine.weight=1", "there is no module my_loses for the method my_loses:Mine"),
+        ("my_losses:Min.weight=1", "my_losses.py has no Min, which is to be a method"),
+        ("my_losses:function.weight=1", "is no subclass of atkd_jax.Method"),
+        ("my.losses:Mine.weight=1", "'my.losses:Mine' names no method; name one as MODULE:NAME"),
+        ("my_losses:Mine.weight=1", "terms.my_losses:Mine.least has no default; give it a value"),
+        ("my_losses:Mine.powr=1", 'Did you mean "power" instead of "powr"'),
+        ("my_losses:Mine.power=two", "flag --config.terms"),
+    ],
+)
+def test_a_term_that_cannot_be_added_is_one_line(override, message, parse, own):
+    assert message in parse(GOOD, f"--config.terms.{override}")
+
+
+@pytest.mark.parametrize(
+    "name, error", [("my_bug:Mine", ZeroDivisionError), ("my_import:Mine", ModuleNotFoundError)]
+)
+def test_a_bug_in_the_users_own_file_keeps_its_traceback(name, error, parse, own):
+    with pytest.raises(error):
+        parse(GOOD, f"--config.terms.{name}.weight=1")

@@ -1,5 +1,6 @@
 """Batch norm is right in float32 wherever the mean lies, on one device and on several."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,9 +134,7 @@ def test_variables_and_evaluation_are_those_of_flax(axis, dtype):
     theirs = nn.BatchNorm(True, axis=axis, dtype=dtype)
     ours = BatchNorm(True, axis=axis, dtype=dtype)
     variables = theirs.init(jax.random.key(0), x)
-    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)) == jax.tree.map(
-        jnp.shape, variables
-    )
+    chex.assert_trees_all_equal_shapes(ours.init(jax.random.key(0), x), variables)
     variables = jax.tree.map(lambda v: jnp.asarray(rng.rand(*v.shape), v.dtype), variables)
     y = ours.apply(variables, x)
     assert y.dtype == theirs.apply(variables, x).dtype

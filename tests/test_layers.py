@@ -1,5 +1,6 @@
 """The layers compute what PyTorch's compute, on every platform and on every number of devices."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +55,7 @@ def test_both_depthwise_convolutions_give_the_same_values_and_gradients(stride, 
     assert expected[0][1].shape == (3, -(-size[0] // stride), -(-size[1] // stride), 4)
     for compute in (layers.depthwise_shifted, layers.depthwise):
         got = value_and_gradients(compute)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, expected)
+        chex.assert_trees_all_close(got, expected, atol=2e-5, rtol=1e-7)
 
 
 @pytest.mark.slow
@@ -95,11 +96,8 @@ def test_batch_norm_uses_the_global_batch_over_a_device_axis():
     )(x.reshape(2, 4, 4, 4, 3))
     np.testing.assert_allclose(split.reshape(x.shape), whole, atol=1e-5)
     for replica in (0, 1):
-        jax.tree.map(
-            lambda a, b, i=replica: np.testing.assert_allclose(a[i], b, atol=1e-6),
-            split_stats,
-            stats,
-        )
+        of_replica = jax.tree.map(lambda x, i=replica: x[i], split_stats)
+        chex.assert_trees_all_close(of_replica, stats, atol=1e-6, rtol=1e-7)
     np.testing.assert_allclose(
         stats["batch_stats"]["mean"], 0.1 * x.mean((0, 1, 2)), atol=1e-6
     )  # PyTorch's momentum 0.1

@@ -160,7 +160,7 @@ def examine(config: ConfigDict | None, workdir: Path | None) -> bool:
     if workdir is not None:
         checks += [("workdir", lambda: writable(config, workdir))]
         checks += [("space", lambda: space(config, workdir))]
-    found = {}
+    found: dict[str, bool] = {}
     for name, check in checks:
         if name != "space" or (found.get("data", True) and found["workdir"]):
             found[name] = look(name, check)

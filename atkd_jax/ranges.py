@@ -54,7 +54,7 @@ def number(interval: str) -> Range:
             return False
         try:
             with np.errstate(over="ignore"):
-                x = float(np.float32(value))
+                x = float(np.float32(value))  # type: ignore[arg-type]  # checked above
         except OverflowError:
             return False
         above = low < x if interval[0] == "(" else low <= x

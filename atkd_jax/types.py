@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 
     image: Array
     label: Array
-    index: Array
+    index: Array  # type: ignore[assignment]  # hides tuple.index
     mask: Array | None = None
 
 

@@ -13,14 +13,14 @@ from configs import common
 
 
 def get_config(arg: str = ""):
-    arg = common.parse(arg, dict(method="atkd", pair="r56_r20", teacher=""))
+    options = common.parse(arg, dict(method="atkd", pair="r56_r20", teacher=""))
     config = common.get_config()
     config.data.name = "cifar10"
     config.data.augment.update(pad=4, flip=True)
-    common.set_method(config, arg["method"])
-    common.set_pair(config, arg["pair"])
-    if arg["teacher"]:
-        common.lookup("teacher", arg["teacher"], {"akamaster": None})
+    common.set_method(config, options["method"])
+    common.set_pair(config, options["pair"])
+    if options["teacher"]:
+        common.lookup("teacher", options["teacher"], {"akamaster": None})
         config.teacher.model += "a"
         config.teacher.mean = (0.485, 0.456, 0.406)
         config.teacher.std = (0.229, 0.224, 0.225)

@@ -7,9 +7,9 @@ from configs import common
 
 
 def get_config(arg: str = ""):
-    arg = common.parse(arg, dict(method="atkd"))
+    options = common.parse(arg, dict(method="atkd"))
     config = common.get_config()
-    common.set_method(config, arg["method"])
+    common.set_method(config, options["method"])
     config.student, config.teacher.model = "resnet8", "resnet20"
     config.data.augment.update(pad=1)
     config.epochs = 12

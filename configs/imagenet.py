@@ -30,18 +30,18 @@ TEACHERS = {
 
 
 def get_config(arg: str = ""):
-    arg = common.parse(arg, dict(method="atkd", pair="r50_mv2", epochs="300"))
+    options = common.parse(arg, dict(method="atkd", pair="r50_mv2", epochs="300"))
     config = common.get_config()
     config.data.update(name="imagenet2012", options=dict(image_size=224, crop_ratio=224 / 256))
     config.data.augment.flip = True
-    common.set_method(config, arg["method"], imagenet=True)
-    common.set_pair(config, arg["pair"], imagenet=True)
+    common.set_method(config, options["method"], imagenet=True)
+    common.set_pair(config, options["pair"], imagenet=True)
     config.teacher.weights, config.teacher.expect_top1 = TEACHERS[config.teacher.model]
     config.batch_size, config.dtype = 1024, "bfloat16"
     config.optimizer.decay_all = False
-    config.epochs = int(arg["epochs"])
+    config.epochs = int(options["epochs"])
     config.schedule.warmup_epochs = 5.0
-    common.lookup("track of epochs", arg["epochs"], TRACKS)(config)
+    common.lookup("track of epochs", options["epochs"], TRACKS)(config)
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def run(path: Path, images: Iterable[np.ndarray]) -> Answers:
       UserError: the file does not run.
     """
     images = iter(images)
-    part = next(images)
+    first = next(images)
     package = str(Path(atkd_jax.__file__).parents[1])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     env = os.environ | {
@@ -67,17 +68,18 @@ def run(path: Path, images: Iterable[np.ndarray]) -> Answers:
     }
     with tempfile.TemporaryDirectory() as folder:
         answer, errors = Path(folder) / "answer.npz", Path(folder) / "errors"
-        command = [sys.executable, "-m", "atkd_jax.export.runtime", path, *part.shape[1:3], answer]
+        height, width = map(str, first.shape[1:3])
+        command = [sys.executable, "-m", "atkd_jax.export.runtime", str(path), height, width]
         with (
             errors.open("wb") as stderr,
             subprocess.Popen(
-                map(str, command), stdin=subprocess.PIPE, stderr=stderr, env=env
+                [*command, str(answer)], stdin=subprocess.PIPE, stderr=stderr, env=env
             ) as process,
         ):
+            assert process.stdin is not None
             try:
-                while part is not None:
-                    process.stdin.write(np.ascontiguousarray(part))
-                    part = next(images, None)
+                for part in itertools.chain([first], images):
+                    process.stdin.write(np.ascontiguousarray(part).data)
                 process.stdin.close()
             except BrokenPipeError:
                 pass  # it has died; the last line of its stderr is the reason

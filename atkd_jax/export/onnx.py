@@ -38,6 +38,7 @@ def convert(serve: Serve, image_shape: tuple[int, int, int]) -> bytes:
     closed = jax.make_jaxpr(serve)(image)
     graph = Graph(onnx)
     (logits,) = graph.run(closed, [graph.node("Transpose", "image", perm=stored(4))])
+    assert isinstance(logits, str), "computed from the image"
     graph.nodes.append(onnx.helper.make_node("Identity", [logits], ["logits"]))
     info = onnx.helper.make_tensor_value_info
     shape = closed.out_avals[0].shape
@@ -84,8 +85,11 @@ class Graph:
         known = dict(zip(jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
         known |= zip(jaxpr.invars, args, strict=True)
 
-        def value(var):
-            return np.asarray(var.val, var.aval.dtype) if isinstance(var, Literal) else known[var]
+        def value(var: Any) -> Value:
+            if not isinstance(var, Literal):
+                return known[var]
+            aval: Any = var.aval  # a ShapedArray
+            return np.asarray(var.val, aval.dtype)
 
         for eqn in jaxpr.eqns:
             known |= zip(eqn.outvars, self._equation(eqn, [*map(value, eqn.invars)]), strict=True)
@@ -94,7 +98,7 @@ class Graph:
     def _equation(self, eqn: JaxprEqn, inputs: list[Value]) -> list[Value]:
         primitive, params = eqn.primitive, eqn.params
         if primitive.name in INLINED:
-            return self.run(params.get("jaxpr", params.get("call_jaxpr")), inputs)
+            return self.run(params["jaxpr" if "jaxpr" in params else "call_jaxpr"], inputs)
         if not any(isinstance(x, str) for x in inputs):
             outputs = primitive.bind(*inputs, **params)
             return [*map(np.asarray, outputs if primitive.multiple_results else [outputs])]

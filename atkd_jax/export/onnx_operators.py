@@ -86,7 +86,7 @@ def _conv(graph: Graph, eqn: JaxprEqn, x: str, kernel: Value) -> str:
     return graph.node(
         "Conv",
         x,
-        kernel.transpose(layout.rhs_spec),
+        np.transpose(kernel, layout.rhs_spec),
         strides=params["window_strides"],
         dilations=params["rhs_dilation"],
         group=params["feature_group_count"],
@@ -111,7 +111,7 @@ def _max_pool(graph: Graph, eqn: JaxprEqn, x: str) -> str:
 
 def _sum_pool(graph: Graph, eqn: JaxprEqn, x: str) -> str:
     mean = _pool(graph, "AveragePool", eqn.params, x, count_include_pad=1)
-    return graph.node("Mul", mean, np.float32(math.prod(eqn.params["window_dimensions"])))
+    return graph.node("Mul", mean, np.asarray(math.prod(eqn.params["window_dimensions"]), "f4"))
 
 
 def _pad(graph: Graph, eqn: JaxprEqn, x: str, value: np.ndarray) -> str:
@@ -128,13 +128,15 @@ def _slice(graph: Graph, eqn: JaxprEqn, x: str) -> str:
 
 
 def _concatenate(graph: Graph, eqn: JaxprEqn, *parts: Value) -> str:
-    axis = stored(eqn.outvars[0].aval.ndim).index(eqn.params["dimension"])
+    aval: Any = eqn.outvars[0].aval  # a ShapedArray
+    axis = stored(aval.ndim).index(eqn.params["dimension"])
     return graph.node("Concat", *map(_beside, parts), axis=axis)
 
 
 def _reshape(graph: Graph, eqn: JaxprEqn, x: str) -> str:
     """Reshapes channels only: [1, H, W, C] -> [1, H, W, G, C / G], or back."""
-    before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    avals: list[Any] = [eqn.invars[0].aval, eqn.outvars[0].aval]  # ShapedArrays
+    before, after = (aval.shape for aval in avals)
     _require(min(len(before), len(after)) > 3 and before[:3] == after[:3], "reshape of an image")
     return graph.node("Reshape", x, _in_order(after))
 

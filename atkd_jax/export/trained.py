@@ -100,7 +100,8 @@ def serving(network: Network, variables: PyTree) -> Serve:
     )
 
     def serve(image: Array) -> Array:
-        return module.apply(variables, (image.astype(jnp.float32) - mean) / std).logits
+        out: Any = module.apply(variables, (image.astype(jnp.float32) - mean) / std)
+        return out.logits
 
     return serve
 
@@ -112,7 +113,8 @@ def test_images(source: Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             yield source.test.image[i : i + BATCH], source.test.label[i : i + BATCH]
     else:
         for batch in source.test():
-            yield batch.image[batch.mask], batch.label[batch.mask]
+            image, label, mask = map(np.asarray, (batch.image, batch.label, batch.mask))
+            yield image[mask], label[mask]
 
 
 def calibration_images(source: Source, num: int) -> np.ndarray:

@@ -134,14 +134,14 @@ def distances(
     def unit(activation: Array) -> Array:
         return ops.l2_normalize(activation.reshape(activation.shape[0], -1))
 
-    sizes = {x.shape[1:3] for x in t}
+    sizes = {(x.shape[1], x.shape[2]) for x in t}
     v_s = {
         size: jnp.stack([unit(resampled_map(x, size)) for x in s], axis=1) for size in sizes
     }  # (h, w) -> [B, S, hw]
     per_teacher = []
     for x in t:
         v_t = unit(ops.attention_map(x))[:, None]  # [B, 1, hw]
-        per_teacher.append(jnp.square(v_s[x.shape[1:3]] - v_t).mean(axis=2))
+        per_teacher.append(jnp.square(v_s[x.shape[1], x.shape[2]] - v_t).mean(axis=2))
     return jnp.stack(per_teacher, axis=1)
 
 

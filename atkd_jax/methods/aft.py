@@ -99,11 +99,11 @@ class AFT(Method):
             [ops.f32(f_s) for _, f_s in pairs],
             mutable=["batch_stats"],
         )
-        loss = sum(
+        losses = (
             jnp.square(self._unit_block(f_s) - self._unit_block(f_t)).sum(axis=(1, 2, 3)).mean()
             for f_s, (f_t, _) in zip(adapted, pairs, strict=True)
         )
-        return loss, updated["batch_stats"]
+        return sum(losses, start=jnp.zeros(())), updated["batch_stats"]
 
     def _unit_block(self, feat: Array) -> Array:
         """AFB, or the part of it to transfer, of length one per example."""
@@ -121,7 +121,7 @@ class AFT(Method):
 class Adapter(nn.Module):
     """BN(conv1x1(F)) of every stage, pooled or repeated to the size of `shapes`, (H, W, C)."""
 
-    shapes: tuple[tuple[int, int, int], ...]
+    shapes: tuple[tuple[int, ...], ...]
     axis_name: str | None
 
     @nn.compact

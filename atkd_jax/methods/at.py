@@ -42,7 +42,7 @@ class AT(Method):
             self._stage_loss(*ops.pool_to_smaller(f_t, f_s))
             for f_t, f_s in taps.map_pairs("at", t, s, self.taps)
         ]
-        return LossOut(sum(stages))
+        return LossOut(sum(stages, start=jnp.zeros(())))
 
     def _stage_loss(self, f_t: Array, f_s: Array) -> Array:
         q_t, q_s = (ops.l2_normalize(ops.attention_map(f), axis=(1, 2)) for f in (f_t, f_s))

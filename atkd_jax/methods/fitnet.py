@@ -66,7 +66,7 @@ class FitNet(Method):
 class Regressor(nn.Module):
     """[B, H, W, C] -> [B, *shape]: convolution, batch norm in training mode, ReLU."""
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     use_relu: bool
     axis_name: str | None
 

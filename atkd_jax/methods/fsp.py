@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from itertools import pairwise
 
 import jax.numpy as jnp
@@ -46,16 +47,15 @@ class FSP(Method):
 
     def loss(self, extras, t, s, batch, ctx):
         flow_t, flow_s = (_flow(feats) for feats in zip(*self._pairs(t, s), strict=True))
-        return LossOut(
-            sum(jnp.square(m_s - m_t).mean() for m_t, m_s in zip(flow_t, flow_s, strict=True))
-        )
+        losses = (jnp.square(m_s - m_t).mean() for m_t, m_s in zip(flow_t, flow_s, strict=True))
+        return LossOut(sum(losses, start=jnp.zeros(())))
 
     def _pairs(self, t: ModelOut, s: ModelOut) -> list[tuple[Array, Array]]:
         stem = [] if self.taps else taps.map_pairs("fsp", t, s, ("stem",))
         return stem + taps.map_pairs("fsp", t, s, self.taps)
 
 
-def _flow(feats: list[Array]) -> list[Array]:
+def _flow(feats: Iterable[Array]) -> list[Array]:
     matrices = []
     for bottom, top in pairwise(feats):
         bottom, top = ops.pool_to_smaller(bottom, top)

@@ -38,8 +38,11 @@ class NST(Method):
     def loss(self, extras, t, s, batch, ctx):
         return LossOut(
             sum(
-                _discrepancy(*ops.pool_to_smaller(f_t, f_s))
-                for f_t, f_s in taps.map_pairs("nst", t, s, self.taps)
+                (
+                    _discrepancy(*ops.pool_to_smaller(f_t, f_s))
+                    for f_t, f_s in taps.map_pairs("nst", t, s, self.taps)
+                ),
+                start=jnp.zeros(()),
             )
         )
 

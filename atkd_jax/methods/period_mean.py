@@ -23,7 +23,7 @@ class PeriodMean(NamedTuple):
     """
 
     period: Array
-    count: Array
+    count: Array  # type: ignore[assignment]  # hides tuple.count
     total: Array
 
     @classmethod

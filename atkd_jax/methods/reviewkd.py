@@ -51,10 +51,11 @@ class ReviewKD(Method):
         outs, updated = self._review(targets, x, ctx.axis.name).apply(
             {"params": extras.params, "batch_stats": extras.state}, x, mutable=["batch_stats"]
         )
-        loss = sum(
+        losses = (
             hierarchical_context_loss(out, target)
             for out, target in zip(outs, targets, strict=True)
         )
+        loss = sum(losses, start=jnp.zeros(()))
         return LossOut(loss, updated["batch_stats"])
 
     def _levels(self, t: ModelOut, s: ModelOut) -> tuple[list[Array], list[Array]]:
@@ -86,7 +87,7 @@ class Review(nn.Module):
       axis_name: the device axis of batch norm.
     """
 
-    shapes: tuple[tuple[int, int, int], ...]
+    shapes: tuple[tuple[int, ...], ...]
     mid: int
     axis_name: str | None
 
@@ -138,7 +139,7 @@ def hierarchical_context_loss(a: Array, b: Array) -> Array:
     return loss / total
 
 
-def nearest_resize(x: Array, size: tuple[int, int]) -> Array:
+def nearest_resize(x: Array, size: tuple[int, ...]) -> Array:
     """[B, H, W, C] -> [B, h, w, C]: row i is the row floor(i H / h), columns alike, as PyTorch."""
     for axis, out in zip((1, 2), size, strict=True):
         n = x.shape[axis]

@@ -129,7 +129,7 @@ class RTK(Method):
         k = self.top_k or max(1, round(n_s / 3))
         score = jax.lax.top_k(jax.lax.stop_gradient(attention), k)[0].mean(axis=1)  # [T]
         if self.threshold == MEAN:
-            tau = score.mean()
+            tau: Array | float = score.mean()
         elif self.threshold == FIXED:
             tau = self.threshold_factor / n_s
         else:

@@ -42,13 +42,14 @@ def attention_maps(
     x = ops.adaptive_avg_pool(feat, size)
     if scale == SQRT_D:
         # Otherwise its variance is E[x^2] - E[x]^2, which cancels where the mean is large.
-        x = jax.nn.standardize(x, axis=-1, epsilon=1e-5, algorithm="stable")
+        x = jax.nn.standardize(x, axis=-1, epsilon=1e-5, algorithm="stable")  # type: ignore[call-arg]  # not in JAX's stub
     x = x.reshape(b, -1, heads, d)  # [B, N, heads, d]
     if scale == SQRT_D:
-        scale = d**-0.5
+        factor = d**-0.5
     else:
+        factor = float(scale)
         x = ops.l2_normalize(x)
-    logits = scale * jnp.einsum("bihd,bjhd->bhij", x, x, precision="highest")
+    logits = factor * jnp.einsum("bihd,bjhd->bhij", x, x, precision="highest")
     return jax.nn.softmax(logits)
 
 
@@ -96,7 +97,7 @@ class SelfAttention(Method):
             size = self.map_size(f_t, f_s)
             a_t, a_s = (attention_maps(f, self.heads, self.scale, size) for f in (f_t, f_s))
             stages.append(jnp.square(a_s - a_t).sum(axis=-1).mean())
-        return LossOut(sum(stages))
+        return LossOut(sum(stages, start=jnp.zeros(())))
 
     def map_size(self, f_t: Array, f_s: Array) -> tuple[int, int]:
         """(h, w) at which a pair of [B, H, W, C] features is compared."""

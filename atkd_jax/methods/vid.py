@@ -12,7 +12,7 @@ from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.ranges import NAME, setting, tuple_of
-from atkd_jax.types import Array
+from atkd_jax.types import Array, PyTree
 
 MIN_VARIANCE = 1e-5
 INITIAL_VARIANCE = 5.0
@@ -51,13 +51,16 @@ class VID(Method):
         pairs = taps.map_pairs("vid", t, s, self.taps)
         return LossOut(
             sum(
-                _stage_loss(params, *ops.pool_to_smaller(f_t, f_s))
-                for params, (f_t, f_s) in zip(extras.params, pairs, strict=True)
+                (
+                    _stage_loss(params, *ops.pool_to_smaller(f_t, f_s))
+                    for params, (f_t, f_s) in zip(extras.params, pairs, strict=True)
+                ),
+                start=jnp.zeros(()),
             )
         )
 
 
-def _init_stage(rng: Array, c_s: int, c_t: int) -> dict[str, Array]:
+def _init_stage(rng: Array, c_s: int, c_t: int) -> PyTree:
     widths = [(c_s, c_t), (c_t, c_t), (c_t, c_t)]
     keys = jax.random.split(rng, len(widths))
     rho = math.log(math.expm1(INITIAL_VARIANCE - MIN_VARIANCE))

@@ -42,7 +42,7 @@ def crc32(tree: PyTree, meta: dict[str, Any]) -> int:
     crc = zlib.crc32(json.dumps(meta, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
         crc = zlib.crc32(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), crc)
+        crc = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, crc)
     return crc
 
 
@@ -227,6 +227,7 @@ def save_export(directory: Path, variables: PyTree, meta: dict[str, Any]) -> Non
       UserError: a user's files would be overwritten.
     """
     first, directory = jax.process_index() == 0, directory.absolute()
+    building: contextlib.AbstractContextManager[Path]
     if first:
         building = replace.replacing(directory, exported)
     else:

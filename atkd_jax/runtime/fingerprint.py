@@ -85,7 +85,8 @@ def _of_records(source: Source) -> Facts:
 
 
 def _digest(data: bytes | np.ndarray) -> str:
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
+    # NumPy declares the buffer protocol for Python 3.12 and later only.
+    return hashlib.blake2b(data, digest_size=8).hexdigest()  # type: ignore[arg-type]
 
 
 def of_teacher(model: str, mean: tuple, std: tuple, variables: PyTree) -> Facts:

@@ -36,20 +36,21 @@ def connect(address: str | None, num_processes: int | None, process_id: int | No
     Raises:
       UserError: only some of the flags are given, or they are inconsistent.
     """
-    given = (address, num_processes, process_id)
     # JAX's own service would catch SIGTERM and do nothing unless polled at every step.
     jax.config.update("jax_enable_preemption_service", False)
-    if all(value is None for value in given):
+    if address is None and num_processes is None and process_id is None:
         try:
             jax.distributed.initialize()
         except ValueError as error:
             if "coordinator_address should be defined" not in str(error):
                 raise
-    elif any(value is None for value in given):
+    elif address is None or num_processes is None or process_id is None:
         raise UserError(f"{FLAGS} belong together; give all three on every host, or none")
     else:
-        check_flags(*given)
-        jax.distributed.initialize(*given, cluster_detection_method="deactivate")
+        check_flags(address, num_processes, process_id)
+        jax.distributed.initialize(
+            address, num_processes, process_id, cluster_detection_method="deactivate"
+        )
     if jax.distributed.is_initialized():
         with abort_on_lost_host():
             _meet()
@@ -63,8 +64,8 @@ def _meet() -> None:
     """
     everywhere = NamedSharding(Mesh(np.array(jax.devices()), "all"), PartitionSpec("all"))
     ones = np.ones(jax.device_count(), np.int32)
-    ones = jax.make_array_from_callback(ones.shape, everywhere, lambda i: ones[i])
-    jax.block_until_ready(jax.jit(jnp.sum)(ones))
+    spread = jax.make_array_from_callback(ones.shape, everywhere, lambda i: ones[i])
+    jax.block_until_ready(jax.jit(jnp.sum)(spread))
 
 
 def check_flags(address: str, num_processes: int, process_id: int) -> None:

@@ -32,7 +32,7 @@ def read(path: Path, what: str, advice: str, checks: Mapping[str, Check]) -> dic
     try:
         value = json.loads(path.read_bytes().decode())
     except OSError as error:
-        raise complain(error.strerror) from error
+        raise complain(error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
         raise complain("it is not text") from error
     except (ValueError, RecursionError) as error:
@@ -52,8 +52,9 @@ def read(path: Path, what: str, advice: str, checks: Mapping[str, Check]) -> dic
 
 def is_number(value: object) -> bool:
     """Whether float64 can represent a value; bool is not a number."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and abs(value) <= sys.float_info.max
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def is_count(value: object) -> bool:
@@ -70,7 +71,8 @@ def is_object(value: object) -> bool:
 
 def is_list_of(good: Check, length: int | None = None) -> Check:
     def check(value: object) -> bool:
-        fits = isinstance(value, list) and length in (None, len(value))
-        return fits and all(map(good, value))
+        if not isinstance(value, list) or length not in (None, len(value)):
+            return False
+        return all(map(good, value))
 
     return check

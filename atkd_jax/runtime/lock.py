@@ -9,7 +9,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 import jax
 
@@ -19,13 +19,13 @@ from atkd_jax.runtime import hosts
 try:
     import fcntl
 except ImportError:  # Windows, where nothing is locked
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 LOCK = "lock"
 OWNER = re.compile(r"process \d+ on \S+")
 
 
-def _open(path: Path, mode: str) -> TextIO:
+def _open(path: Path, mode: str) -> IO[str]:
     """Opens a lock without following a link or waiting for a pipe.
 
     Raises:
@@ -119,7 +119,7 @@ def _remove_if_unused(workdir: Path, before: set[str]) -> None:
             (workdir / LOCK).unlink()
 
 
-def _open_and_lock(workdir: Path) -> TextIO:
+def _open_and_lock(workdir: Path) -> IO[str]:
     """Opens and locks the lock's file, again if another process has removed it meanwhile."""
     path = workdir / LOCK
     while True:
@@ -137,7 +137,7 @@ def _open_and_lock(workdir: Path) -> TextIO:
         file.close()
 
 
-def _lock(file: TextIO, workdir: Path) -> None:
+def _lock(file: IO[str], workdir: Path) -> None:
     try:
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

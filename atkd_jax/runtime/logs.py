@@ -36,7 +36,7 @@ class Log:
         draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
         os.replace(draft, self.path)  # atomic: a killed process leaves the old file or the new one
         last = rows[-1]["step"] if rows else 0
-        self.events = Events(workdir / "tensorboard", purge_step=last + 1)
+        self.events = Events(workdir / "tensorboard", purge_step=int(last) + 1)
 
     def epoch(self, row: dict[str, float]) -> None:
         """Logs the metrics of an epoch and prints a summary of them."""
@@ -45,7 +45,7 @@ class Log:
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         values = {key: value for key, value in row.items() if key not in ("step", "epoch")}
-        self.events.scalars(values, row["step"])
+        self.events.scalars(values, int(row["step"]))
         who = f"{self.name}: " if self.name else ""
         self.print(
             f"{who}epoch {row['epoch']}: loss {row['train/loss']:.4f}, train top-1"
@@ -92,7 +92,8 @@ class Progress:
     def __init__(self, log: Log, what: str, total: int, done: int, images_per_step: int):
         self.log, self.what, self.total, self.images = log, what, total, images_per_step
         self.done, self.printed = done, time.monotonic()
-        self.begin, self.warm = (done, self.printed), None  # (steps done, when)
+        self.begin = (done, self.printed)  # (steps done, when)
+        self.warm: tuple[int, float] | None = None
         terminal = log.active and sys.stdout.isatty()
         self.bar = tqdm(total=total, initial=done, desc=what, unit="step") if terminal else None
 

@@ -50,7 +50,7 @@ PACKAGES = ("atkd-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "pi
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}, with values as a JSON round trip returns them."""
-    pairs = {}
+    pairs: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict) and value:
             pairs |= flat(value, f"{prefix}{key}.")
@@ -173,7 +173,7 @@ def disk_errors(workdir: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise unwritable(workdir, error.strerror) from error
+        raise unwritable(workdir, error.strerror or str(error)) from error
 
 
 def write_json(path: Path, value: object) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -60,6 +60,9 @@ def abstract_loader(config: ConfigDict, parallel: Parallel) -> AbstractLoader:
             f" ({info.num_train} examples); choose a smaller one"
         )
     epoch = info.num_train // config.batch_size
+    data: PyTree
+    stack: PyTree
+    fetch: Callable[[PyTree, PyTree], Batch]
     if in_memory:
         shape = (epoch, config.batch_size)
         data = (
@@ -69,8 +72,8 @@ def abstract_loader(config: ConfigDict, parallel: Parallel) -> AbstractLoader:
         stack, fetch = (Shape(shape, np.int32), None), MemoryLoader.fetch
     else:
         shape = (config.steps_per_dispatch or 1, config.batch_size)
-        image = Shape((*shape, *info.image_shape), np.uint8)
-        numbers = Shape(shape, np.int32)
+        image: Any = Shape((*shape, *info.image_shape), np.uint8)
+        numbers: Any = Shape(shape, np.int32)
         data, stack, fetch = (), Batch(image, numbers, numbers), StreamLoader.fetch
     shapes = parallel.shapes(data), parallel.sharded_shapes(stack)
     return AbstractLoader(info, epoch, in_memory, fetch, *shapes)
@@ -182,12 +185,12 @@ def about_step(config: ConfigDict, plan: Plan) -> list[str]:
     state, teacher = parallel.shapes((plan.setup.abstract_state, teacher))
     number = Shape((), np.int32)
     began = time.monotonic()
-    multi_step = compile_steps(step, parallel, loader.fetch)
+    multi_step: Any = compile_steps(step, parallel, loader.fetch)  # jitted, on a single host
     compiled = multi_step.lower(
         state, teacher, loader.train_data, loader.stack, number, number, number
     ).compile()
     seconds = time.monotonic() - began
-    memory = compiled.memory_analysis()
+    memory: Any = compiled.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
     peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
     flops = (compiled.cost_analysis() or {}).get("flops", 0.0)

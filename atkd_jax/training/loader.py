@@ -37,10 +37,12 @@ class Loader(Protocol):
         stream.
     """
 
-    source: Source
     info: DataInfo
     steps_per_epoch: int
     in_memory: bool
+
+    @property
+    def source(self) -> Source: ...
 
     @property
     def train_data(self) -> PyTree: ...

@@ -89,8 +89,8 @@ def train_students(
     check_students(configs)
     if len(set(workdirs)) < len(workdirs):
         raise UserError("a workdir is given twice; every student needs one of its own")
-    finished = [run_files.read_summary(workdir) for workdir in workdirs]
-    if all(finished):
+    finished = [found for workdir in workdirs if (found := run_files.read_summary(workdir))]
+    if len(finished) == len(workdirs):
         for workdir, result in zip(workdirs, finished, strict=True):
             top1 = result["last"]["top1"]
             hosts.log_once(f"{workdir} holds a finished run: top-1 {top1:.2f}")
@@ -185,8 +185,8 @@ def _train(
 
     # Loop.
     with contextlib.ExitStack() as opened:
-        for closes in (checkpoints, *logs.values(), progress):
-            opened.enter_context(contextlib.closing(closes))
+        for close in (checkpoints.close, *(log.close for log in logs.values()), progress.close):
+            opened.callback(close)
         opened.enter_context(stop.hold())
         for epoch in range(step // steps_per_epoch, lead.epochs):
             rest = loader.train(epoch, step % steps_per_epoch, per_call)
@@ -213,7 +213,7 @@ def _train(
             save_if_due(due or (epoch + 1) % every.every_epochs == 0 or epoch + 1 == lead.epochs)
 
     # Finish: the trained networks, and what there is to say of them.
-    results = {}
+    results: dict[Path, dict[str, Any]] = {}
     with stop.hold():
         count = len(group.active)
         speed = {
@@ -239,4 +239,6 @@ def _train(
         if home not in workdirs and jax.process_index() == 0:
             shutil.rmtree(home)
     group.raise_if_left_behind()
-    return [results.get(s.workdir) or run_files.read_summary(s.workdir) for s in students]
+    for student in students:  # some may have been finished before
+        results.setdefault(student.workdir, run_files.read_summary(student.workdir) or {})
+    return [results[student.workdir] for student in students]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +26,10 @@ from atkd_jax.types import Array, Batch, DataInfo, Metrics, ModelOut, PyTree
 class Term:
     """One method and its weight: a number, or a function of the step (a warm-up)."""
 
-    weight: float | Callable[[Array], Array]
+    weight: float | Callable[[Array | int], Array | float]
     method: Method
 
-    def weight_at(self, step: Array) -> Array | float:
+    def weight_at(self, step: Array | int) -> Array | float:
         return self.weight(step) if callable(self.weight) else self.weight
 
 
@@ -54,7 +55,7 @@ class Objective:
     def init(self, rng: Array, t: ModelOut | None, s: ModelOut, data: DataInfo) -> Extras:
         """Params and state of every term, under the terms' names. Shapes of the global batch."""
         extras = {
-            name: term.method.init(jax.random.fold_in(rng, i), t, s, data)
+            name: term.method.init(jax.random.fold_in(rng, i), cast(ModelOut, t), s, data)
             for i, (name, term) in enumerate(self.terms.items())
         }
         return Extras(
@@ -81,7 +82,7 @@ class Objective:
         Returns:
           the loss of this device's part, and (state, metrics): state is equal on all devices.
         """
-        t = jax.lax.stop_gradient(t)
+        t = cast(ModelOut, jax.lax.stop_gradient(t))  # None only if there are no terms
         everyone = None
         ce = ops.cross_entropy(s.logits, batch.label, self.label_smoothing)
         total = self.ce_weight * ce

@@ -36,7 +36,7 @@ class Step(Protocol):
     def init(self, rng: Array, info: DataInfo, batch_size: int) -> PyTree: ...
 
     def __call__(
-        self, state: PyTree, teacher_variables: PyTree, batch: Batch, rng: Array
+        self, state: PyTree, teacher_variables: PyTree, batch: Batch, rng: Array, /
     ) -> tuple[PyTree, Metrics | tuple[Metrics, ...]]: ...
 
 
@@ -282,8 +282,7 @@ class SharedTeacherStep:
             carried = Carried(state.batch_stats, state.method_state)
             grads = step.gradient(state, carried, t, batch, dropout, _method_key(rng))
             out.append(step.update(state, *grads))
-        after, metrics = zip(*out, strict=True)
-        return after, metrics
+        return tuple(state for state, _ in out), tuple(metrics for _, metrics in out)
 
 
 class Carried(NamedTuple):

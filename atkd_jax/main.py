@@ -122,7 +122,7 @@ TERM = re.compile(
 
 def named_terms(argv: list[str]) -> list[tuple[str, str]]:
     """(NAME, FIELD) of all overrides of terms."""
-    return [match.group(2, 3) for match in map(TERM.match, argv) if match]
+    return [(match[2], match[3]) for match in map(TERM.match, argv) if match]
 
 
 def quoted(arg: str) -> str:
@@ -147,7 +147,8 @@ def parse_flags(argv: list[str]) -> list[str]:
             settings.check(CONFIG.value)
             run_files.expand_paths(CONFIG.value)
         if WORKDIR.value:
-            flags.FLAGS.workdir = run_files.expand(WORKDIR.value)
+            # absl's stub has no types for setting flags.
+            flags.FLAGS.workdir = run_files.expand(WORKDIR.value)  # type: ignore[assignment]
     except UserError as error:
         usage_error(str(error))
     return rest

@@ -124,7 +124,8 @@ class StreamSource:
         for _ in range(start_step, self.steps_per_epoch):
             image, label, index, ok = next(raw)
             source = np.where(ok, np.arange(len(ok)), np.argmax(ok))
-            yield Batch(image[source], label[source], index[source])
+            # Of NumPy, until the loader puts them on the devices.
+            yield Batch(image[source], label[source], index[source])  # type: ignore[arg-type]
 
     def test(self) -> Iterator[Batch]:
         """Every example of this host's share once, padded and masked; `test_steps` batches.
@@ -149,7 +150,8 @@ class StreamSource:
                 empty = np.zeros(0, np.int32)
                 batch = (np.zeros((0, *self.info.image_shape), np.uint8), empty, empty, empty)
             image, label, index, _ = (_pad(column, size) for column in batch)
-            yield Batch(image, label, index, np.arange(size) < expected)
+            mask = np.arange(size) < expected
+            yield Batch(image, label, index, mask)  # type: ignore[arg-type]  # of NumPy, as above
 
     def sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Test images of as many classes as possible, and their labels, see `memory.one_of_each`.

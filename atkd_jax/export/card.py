@@ -9,6 +9,7 @@ from typing import Any
 
 import atkd_jax
 from atkd_jax.data import MemorySource, preparation
+from atkd_jax.data.preparation import Preparation
 from atkd_jax.errors import printable
 from atkd_jax.export.measure import Row, table
 from atkd_jax.export.trained import Student
@@ -68,7 +69,7 @@ def write(
     (folder / "preparation.json").write_text(json.dumps(plan, indent=2) + "\n")
 
 
-def in_words(plan: dict[str, Any], in_memory: bool) -> str:
+def in_words(plan: Preparation, in_memory: bool) -> str:
     """How an image file becomes the input, as text. plan: of `preparation.describe`."""
     (cover_height, cover_width), (height, width) = plan["cover"], plan["crop"]
     text = (

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from atkd_jax.data import MemorySource, Source
+from atkd_jax.data import MemorySource, Source, StreamSource
 from atkd_jax.data.records import FolderRecords, TfdsRecords
 from atkd_jax.errors import UserError
 from atkd_jax.runtime import hosts
@@ -66,7 +66,7 @@ def _of_arrays(source: MemorySource) -> Facts:
     return facts
 
 
-def _of_records(source: Source) -> Facts:
+def _of_records(source: StreamSource) -> Facts:
     records, facts = source.records, {}
     for split in ("train", "test"):
         if isinstance(records, FolderRecords):

@@ -23,6 +23,7 @@ quick: $(VENV)/.ready-dev
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 $(VENV)/.ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)

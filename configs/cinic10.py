@@ -6,10 +6,12 @@ The paper says "270,000 images" and means all three splits; its accuracies fit t
 first 90,000. `--config.data.options.train=train+validation` trains on 180,000.
 """
 
+from atkd_jax.data import Cinic10
+from atkd_jax.training import settings
 from configs import cifar10
 
 
 def get_config(arg: str = ""):
     config = cifar10.get_config(arg)
-    config.data.update(name="cinic10", options=dict(train="train"))
+    config.data.update(name="cinic10", options=settings.defaults(Cinic10))
     return config

@@ -6,6 +6,7 @@ have its fields, whose documentation explains them.
 
 from ml_collections import ConfigDict
 
+from atkd_jax.data import Digits
 from atkd_jax.data.augment import Augment
 from atkd_jax.data.mix import Mix
 from atkd_jax.errors import check_known
@@ -24,7 +25,7 @@ def get_config() -> ConfigDict:
                 data_dir="",  # of TFDS and CIFAR; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
                 # The data set's own, such as svhn's extra, see atkd_jax/data; all have image_size,
                 # and 0 means the images' own.
-                options=dict(image_size=0),
+                options=settings.defaults(Digits),
                 augment=settings.defaults(Augment),
                 mix=settings.defaults(Mix),
             ),

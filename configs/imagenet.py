@@ -21,6 +21,8 @@ Weights of torchvision, https://download.pytorch.org/models: resnet50-0676ba61.p
 resnet34-b627a593.pth (73.31).
 """
 
+from atkd_jax.data import ImageNet
+from atkd_jax.training import settings
 from configs import common
 
 TEACHERS = {
@@ -32,7 +34,7 @@ TEACHERS = {
 def get_config(arg: str = ""):
     options = common.parse(arg, dict(method="atkd", pair="r50_mv2", epochs="300"))
     config = common.get_config()
-    config.data.update(name="imagenet2012", options=dict(image_size=224, crop_ratio=224 / 256))
+    config.data.update(name="imagenet2012", options=settings.defaults(ImageNet))
     config.data.augment.flip = True
     common.set_method(config, options["method"], imagenet=True)
     common.set_pair(config, options["pair"], imagenet=True)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 
 DEVICES = 8
 # With as many threads as devices the collectives of simulated devices dead-lock on few cores.
@@ -32,3 +33,15 @@ def rng():
     seed = int(os.environ.get("TEST_SEED") or random.SystemRandom().randrange(10**6))
     print(f"to draw the same again: TEST_SEED={seed}")
     return random.Random(seed)
+
+
+@pytest.fixture
+def no_tensorflow(monkeypatch):
+    """Importing TensorFlow fails, and `import_tf` raises."""
+    from atkd_jax.data.tf import import_tf
+
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    import_tf.cache_clear()
+    yield
+    import_tf.cache_clear()

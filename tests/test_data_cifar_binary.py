@@ -75,16 +75,6 @@ def official(tmp_path, monkeypatch, name):
     return write_cifar(tmp_path, name, monkeypatch)
 
 
-@pytest.fixture
-def no_tensorflow(monkeypatch):
-    """Importing it fails, and whoever tries is told of."""
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    import_tf.cache_clear()
-    yield
-    import_tf.cache_clear()
-
-
 def expected(rows, split):
     """Image and label, one by one: the format's description on the page of the data set."""
     order = cifar_binary.tfds_order(split, len(rows))

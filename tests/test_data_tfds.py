@@ -1,17 +1,15 @@
 """Prepared TFDS sets: read whole, checked against their facts, and told how to repair."""
 
 import dataclasses
-import io
-import tarfile
 
 import numpy as np
 import pytest
 import requests
-from images import encoded, picture, write_tfds
+from images import picture, write_cinic, write_tfds
 
 from atkd_jax import data
 from atkd_jax.data import datasets, prepare, tfds
-from atkd_jax.data.info import CIFAR10_CLASSES, KNOWN
+from atkd_jax.data.info import KNOWN
 
 TRAIN, TEST = 12, 5
 
@@ -117,23 +115,6 @@ def test_any_small_tfds_set_is_read_into_memory(tmp_path):
         data.load("tfds:tiny_grey", data_dir=str(tmp_path), test="test")
     with pytest.raises(ValueError, match="unknown option of tfds:tiny_grey: 'tets'"):
         data.load("tfds:tiny_grey", data_dir=str(tmp_path), tets="test")
-
-
-def write_cinic(path, classes=CIFAR10_CLASSES):
-    """An archive of the official layout: 2 train, 1 valid and 1 test image per class, one grey."""
-    number = 0
-    with tarfile.open(path, "w:gz") as tar:
-        for folder, count in (("train", 2), ("valid", 1), ("test", 1)):
-            for name in classes:
-                for i in range(count):
-                    image = picture(number, (32, 32))
-                    content = encoded(image[..., 0] if number == 0 else image, "PNG")
-                    entry = tarfile.TarInfo(f"./{folder}/{name}/n{number:05d}_{i}.png")
-                    entry.size = len(content)
-                    tar.addfile(entry, io.BytesIO(content))
-                    number += 1
-        readme = tarfile.TarInfo("./README.md")
-        tar.addfile(readme, io.BytesIO(b""))
 
 
 def test_cinic10_is_prepared_from_its_archive(tmp_path, monkeypatch, capsys):

@@ -25,7 +25,7 @@ def small_cifar(**changes):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode, accumulate", [("shard_map", 1), ("pmap", 1), ("none", 2)])
 def test_the_plan_compiles_without_data(mode, accumulate, monkeypatch):
-    monkeypatch.setattr("atkd_jax.data.load", None)  # nothing may be read
+    monkeypatch.setattr("atkd_jax.data.Cifar.load", None)  # nothing may be read
     config = small_cifar(parallel=mode, batch_size=64)
     config.terms = {"kd": {"weight": 1.0}}
     config.accumulate = accumulate

@@ -186,7 +186,7 @@ def test_a_field_without_a_range_takes_anything(monkeypatch):
 
 
 def test_nothing_is_read_or_written_before_the_check(tmp_path, monkeypatch):
-    monkeypatch.setattr("atkd_jax.data.load", None)
+    monkeypatch.setattr("atkd_jax.data.Digits.load", None)
     for config in (put("data.augment.pad", -1), put("teacher", {}), put("terms.kd.weight", None)):
         with pytest.raises(ValueError, match=r"data\.augment\.pad|teacher|terms\.kd\.weight"):
             train_and_evaluate(config, tmp_path / "run")

@@ -563,7 +563,7 @@ def _options() -> dict[str, Range]:
 OPTIONS = _options()
 
 
-def create(name: str, **options: Any) -> Dataset:
+def create(name: str, /, **options: Any) -> Dataset:
     """The data set of a name and options as in the configuration. Opens no file.
 
     Args:
@@ -589,7 +589,7 @@ def create(name: str, **options: Any) -> Dataset:
 
 
 def load(
-    name: str, *, data_dir: str | None = None, share: Share | None = None, **options: Any
+    name: str, /, *, data_dir: str | None = None, share: Share | None = None, **options: Any
 ) -> Source:
     """`create(name, **options).load(data_dir, share)`, in one call."""
     return create(name, **options).load(data_dir, share)

@@ -6,7 +6,7 @@ import signal
 
 import numpy as np
 import pytest
-from counts import counts
+from counts import Count
 from images import write_folder
 from moments import Moment, arm
 from small_runs import (
@@ -17,6 +17,7 @@ from small_runs import (
     log_without_times,
     same_bits,
     saved_state,
+    saved_steps,
     start,
     start_job,
 )
@@ -144,18 +145,28 @@ def test_a_killed_host_ends_the_job_and_nothing_is_lost(npz, together, tmp_path)
 
 
 @pytest.mark.hosts
-@counts
-def test_a_signal_to_one_host_stops_all_at_the_same_step(count, npz, tmp_path):
-    workdir, whole, short = tmp_path / "stopped", tmp_path / "whole", "--config.epochs=2"
+def test_a_signal_to_one_host_stops_all_at_the_same_step(npz, together, tmp_path):
+    workdir = tmp_path / "stopped"
     moment = Moment("step", 8, number=signal.SIGTERM, host=1)
-    stopping = functools.partial(arm, count, moment)
-    first, _ = ended(start_job(arguments(npz, workdir, short), tmp_path, prepare=stopping))
-    assert f"stopped: saved at step {count.saved_steps(workdir)[-1]} of 12" in first.said
-    for path in (workdir, whole):
-        ended(start_job(arguments(npz, path, short), tmp_path, prepare=count))
-    (arrays, rows), (others, other_rows) = count.results(workdir), count.results(whole)
-    assert all(map(same_bits, arrays, others))
-    assert rows == other_rows
+    first, _ = ended(start_job(arguments(npz, workdir), tmp_path, prepare=moment))
+    assert f"stopped: saved at step {saved_steps(workdir)[-1]} of 24" in first.said
+    ended(start_job(arguments(npz, workdir), tmp_path))
+    assert same_bits(saved_state(together), saved_state(workdir))
+
+
+@pytest.mark.hosts
+def test_a_signal_to_one_host_stops_students_that_are_trained_together(npz, tmp_path):
+    workdir, short, count = tmp_path / "stopped", "--config.epochs=2", Count(2)
+    moment = Moment("step", 8, number=signal.SIGTERM, host=1)
+    prepare = functools.partial(arm, count, moment)
+    first, _ = ended(start_job(arguments(npz, workdir, short), tmp_path, prepare=prepare))
+    step = count.saved_steps(workdir)[-1]
+    assert f"stopped: saved at step {step} of 12" in first.said
+    first, _ = ended(start_job(arguments(npz, workdir, short), tmp_path, prepare=count))
+    assert f"going on from step {step}" in first.said
+    arrays, rows = count.results(workdir)
+    assert not same_bits(*arrays)
+    assert [[row["step"] for row in own] for own in rows] == [[6, 12]] * 2
 
 
 @pytest.mark.hosts

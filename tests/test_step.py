@@ -221,6 +221,15 @@ def test_a_teacher_of_several_students_is_asked_once():
     assert "at" in metrics[0] and "at" not in metrics[1]
 
 
+def test_a_student_without_a_teacher_learns_beside_others():
+    alone = {"objective": Objective(), "teacher": None}
+    step = shared(alone, {})
+    before = jax.eval_shape(lambda: step.init(jax.random.key(0), INFO, BATCH))
+    batch = Batch(*(jnp.asarray(x[0]) for x in batches()[:3]))
+    _, (first, second) = jax.eval_shape(step, before, (), batch, jax.random.key(0))
+    assert first.keys() == {"loss", "ce", "top1"} and "kd" in second
+
+
 def test_students_that_cannot_share_a_teacher_are_refused():
     with pytest.raises(UserError, match="must not differ in augment"):
         shared({}, {"augment": Augment(flip=True)})

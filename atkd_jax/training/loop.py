@@ -41,6 +41,7 @@ from atkd_jax.training.loader import make_loader
 from atkd_jax.training.setup import make_parallel, make_setup, steps_per_call
 from atkd_jax.training.step import student_variables
 from atkd_jax.training.students import Student, Students
+from atkd_jax.types import PyTree
 
 IN_FLIGHT = 2  # calls; more let simulated devices dead-lock and tell of a NaN too late
 STUDENTS_MAY_DIFFER = {"terms": {}, "ce_weight": 1.0, "seed": 0}
@@ -148,9 +149,11 @@ def _train(
     )
 
     # Teacher: loaded, or trained by this very function, and measured.
-    teacher, about_teacher, teacher_variables = students[0].setup.step.teacher, {}, ()
+    teacher = next((s.setup.step.teacher for s in students if s.setup.step.teacher), None)
+    teacher_variables: PyTree = ()
+    about_teacher: dict[str, Any] = {}
     if teacher:
-        teacher_variables, about_teacher["teacher"], known["teacher"] = teachers.prepare(
+        teacher_variables, about_teacher, known["teacher"] = teachers.prepare(
             lead, teacher, loader, parallel, known["data"], home, train_and_evaluate
         )
     stop.check()
@@ -225,15 +228,18 @@ def _train(
             variables = student_variables(state)
             meta = summary.export_meta(config, network, loader, student.history)
             save_export(student.workdir / "export", variables, meta | {"fingerprint": known})
-            if teacher and jax.process_index() == 0:
+            taught = student.setup.step.teacher is not None
+            if teacher and taught and jax.process_index() == 0:
                 networks = {
                     f"teacher {config.teacher.model}": (teacher, teacher_variables),
                     f"student {config.student}": (network, variables),
                 }
                 attention_plot.write(student.workdir / "attention.png", loader, networks)
             params = student.setup.abstract_state.params
-            result = summary.about_student(config, network, params, info) | about_teacher
-            result |= summary.results(config, info, student.history)
+            result = summary.about_student(config, network, params, info)
+            result |= ({"teacher": about_teacher} if taught else {}) | summary.results(
+                config, info, student.history
+            )
             results[student.workdir] = result | speed | {"fingerprint": known}
             run_files.write_json(student.workdir / "summary.json", results[student.workdir])
         if home not in workdirs and jax.process_index() == 0:

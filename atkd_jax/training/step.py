@@ -145,7 +145,7 @@ class TrainStep:
         batch, dropout = self.prepare(batch, rng)
 
         def gradient(carried: Carried, part: Batch, dropout: Array, rng: Array):
-            t = self.teach(teacher_variables, part.image)
+            t = _answer(self.teacher, teacher_variables, part.image)
             return self.gradient(state, carried, t, part, dropout, rng)
 
         carried, rng = Carried(state.batch_stats, state.method_state), _method_key(rng)
@@ -170,12 +170,6 @@ class TrainStep:
         rng_dropout = jax.random.fold_in(rng, DROPOUT)
         dropout = jax.vmap(jax.random.fold_in, (None, 0))(rng_dropout, position)
         return batch._replace(image=image, label=label), dropout
-
-    def teach(self, teacher_variables: PyTree, image: Array) -> ModelOut | None:
-        """The teacher's answer to prepared images."""
-        if self.teacher is None:
-            return None
-        return self.teacher.apply(teacher_variables, image, train=False)
 
     def gradient(
         self,
@@ -241,8 +235,8 @@ class SharedTeacherStep:
     `jax.vmap` (benchmarks/shared_teacher.py).
 
     Attributes:
-      steps: equal in teacher, augmentation, mixing and devices; without micro-batches, unless there
-        is but one.
+      steps: equal in teacher (or without one), augmentation, mixing and devices; without
+        micro-batches, unless there is but one.
 
     Raises:
       UserError: they differ, or a shared batch is split into micro-batches.
@@ -253,7 +247,9 @@ class SharedTeacherStep:
     def __post_init__(self):
         first = self.steps[0]
         for step in self.steps:
-            for field in ("teacher", "augment", "mix", "axis", "steps_per_epoch"):
+            if step.teacher not in (None, self.teacher):
+                raise UserError("students under one teacher must not differ in teacher")
+            for field in ("augment", "mix", "axis", "steps_per_epoch"):
                 if getattr(step, field) != getattr(first, field):
                     raise UserError(f"students under one teacher must not differ in {field}")
             if step.accumulate > 1 and len(self.steps) > 1:
@@ -261,6 +257,11 @@ class SharedTeacherStep:
                     "accumulate splits the batch that students under one teacher share; set"
                     " accumulate=1 or train them apart"
                 )
+
+    @property
+    def teacher(self) -> Network | None:
+        """Of the first student that has one."""
+        return next((step.teacher for step in self.steps if step.teacher), None)
 
     def init(self, rng: Array, info: DataInfo, batch_size: int) -> tuple[TrainState, ...]:
         """Fresh states, all from the same key."""
@@ -276,7 +277,7 @@ class SharedTeacherStep:
             return (state,), (metrics,)
         rng = jax.random.fold_in(rng, states[0].step)
         batch, dropout = first.prepare(batch, rng)
-        t = first.teach(teacher_variables, batch.image)
+        t = _answer(self.teacher, teacher_variables, batch.image)
         out = []
         for step, state in zip(self.steps, states, strict=True):
             carried = Carried(state.batch_stats, state.method_state)
@@ -299,6 +300,10 @@ def _student(params: PyTree, batch_stats: PyTree) -> PyTree:
 def student_variables(state: TrainState) -> PyTree:
     """What the student's module is evaluated with and exported as: the average, if one is kept."""
     return state.ema or _student(state.params, state.batch_stats)
+
+
+def _answer(teacher: Network | None, variables: PyTree, image: Array) -> ModelOut | None:
+    return teacher.apply(variables, image, train=False) if teacher else None
 
 
 def _method_key(rng: Array) -> Array:

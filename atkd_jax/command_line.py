@@ -24,9 +24,11 @@ def entry_point(
     """Runs the body of a command.
 
     Mistakes (UserError), disk errors and numbers that are not finite end it with one line on
-    stderr, `error: ...`, and exit code 1. Any other exception is a bug and keeps its traceback. In
-    a job of several hosts, either ends the process at once, so that no host waits for another. A
+    stderr, `error: ...`, and exit code 1. Any other exception is a bug and keeps its traceback. A
     run that is stopped by a signal (Interrupted) ends with exit code 0.
+
+    A failed command ends at once (`hosts.abort`): a normal exit would wait for threads of Orbax,
+    which never end after a disk error, and for other hosts.
 
     Warnings of this package go to stderr as `warning: ...`; other libraries log errors only.
 
@@ -40,19 +42,13 @@ def entry_point(
         hosts.log_once(f"stopped: {stopped}; the same command goes on from there")
         sys.exit(0)
     except KeyboardInterrupt:
-        _fail(interrupted)
+        hosts.abort(interrupted)
     except (UserError, OSError, FloatingPointError) as error:
-        _fail(f"error: {error}")
+        hosts.abort(f"error: {error}")
     except Exception:
         if hosts.is_multi_host():
             hosts.abort(traceback.format_exc())
         raise
-
-
-def _fail(message: str) -> NoReturn:
-    if hosts.is_multi_host():
-        hosts.abort(message)
-    sys.exit(message)
 
 
 def usage_error(message: str) -> NoReturn:

@@ -45,3 +45,9 @@ def no_tensorflow(monkeypatch):
     import_tf.cache_clear()
     yield
     import_tf.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def abort_raises(monkeypatch):
+    """A command that fails ends its process at once, which here would end the tests."""
+    monkeypatch.setattr("atkd_jax.runtime.hosts.abort", sys.exit)

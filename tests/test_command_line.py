@@ -3,15 +3,20 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 
 import absl.logging
 import numpy as np
 import pytest
+from small_runs import PATIENCE
 
 from atkd_jax.command_line import Parser, entry_point, number
 from atkd_jax.errors import UserError, check_known
 from atkd_jax.runtime import hosts
 from atkd_jax.runtime.preemption import Interrupted, stop_signal
+
+ABORT = hosts.abort  # which conftest.py replaces
 
 
 @pytest.fixture
@@ -29,6 +34,7 @@ def job(monkeypatch, capsys):
     def leave(code):
         raise Aborted(code)
 
+    monkeypatch.setattr(hosts, "abort", ABORT)
     monkeypatch.setattr(hosts, "is_multi_host", lambda: True)
     monkeypatch.setattr(hosts.jax, "process_index", lambda: 1)
     monkeypatch.setattr(hosts.os, "_exit", leave)
@@ -63,6 +69,20 @@ def test_in_a_job_both_end_the_process_at_once(job):
     assert job(mistake) == "error: unknown method 'kdd'; did you mean 'kd'?\n"
     traceback = job(bug)
     assert traceback.startswith("Traceback ") and "in bug" in traceback
+
+
+@pytest.mark.slow
+def test_a_failed_command_does_not_wait_for_its_threads():
+    code = (
+        "import threading; from atkd_jax.command_line import entry_point\n"
+        "with entry_point():\n"
+        "    threading.Thread(target=threading.Event().wait).start()\n"
+        "    raise OSError('the disk is full')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 1 and done.stderr == "error: the disk is full\n"
 
 
 def test_a_stopped_run_is_no_failure(capsys):

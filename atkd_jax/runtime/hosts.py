@@ -9,6 +9,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -106,8 +107,11 @@ def assert_equal_across_hosts(value: str, complaint: str) -> None:
             raise UserError(complaint)
 
 
-def abort(message: str) -> None:
-    """Prints an error and exits at once; a normal exit would wait minutes for other hosts."""
+def abort(message: str) -> NoReturn:
+    """Prints an error and exits with code 1 at once.
+
+    A normal exit would wait minutes for other hosts, and for threads that wait for a disk.
+    """
     with contextlib.suppress(OSError):  # of a closed pipe
         print(message, file=sys.stderr, flush=True)
         sys.stdout.flush()

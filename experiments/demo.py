@@ -91,7 +91,7 @@ def draw(workdir: Path) -> None:
         variables = load_export(workdir / folder / "export", like)
         networks[title] = attention_plot.attention(network, variables, image)
     names = [source.info.class_names[k] for k in PICTURED]
-    attention_plot.write_attention(workdir / "attention.png", image, names, networks)
+    attention_plot.plot(workdir / "attention.png", image, names, networks)
     print(f"\n{workdir / 'attention.png'}")
 
 

@@ -126,3 +126,9 @@ def test_every_golden_file_is_described():
         name.removesuffix(".npz") for name in described
     }
     assert not missing
+
+
+def test_links_of_the_documents_lead_somewhere():
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/*/*.md")]:
+        for link in re.findall(r"\]\(([^)#\s]+)", document.read_text()):
+            assert "://" in link or (document.parent / link).exists(), f"{document}: {link}"

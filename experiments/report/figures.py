@@ -215,7 +215,7 @@ def draw_maps(
         networks[name] = attention_plot.attention(student, load_export(exports[name], like), image)
     names = [source.info.class_names[k] for k in range(PICTURED)]
     draft = draft_of(path)
-    attention_plot.write_attention(draft, image, names, networks)
+    attention_plot.plot(draft, image, names, networks)
     os.replace(draft, path)
     return path
 

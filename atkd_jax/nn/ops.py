@@ -1,7 +1,7 @@
-"""Array maths that two methods or more share. Everything is computed and returned in float32.
+"""Array operations shared by the methods, computed and returned in float32.
 
-Where a primitive has a PyTorch counterpart it has that counterpart's meaning, because the published
-weights of the losses were tuned with it.
+Operations with a PyTorch counterpart follow it, because the published weights of the losses were
+tuned with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Data sets as values: each holds its options, and knows its facts, its files and how to load them.
+"""Data sets as values: options, with facts, a check of the files, and a way to load them.
 
     dataset = create("svhn", extra=True)  # the same as Svhn(extra=True)
     dataset.info().num_train, dataset.check(), dataset.load().train.image
@@ -248,7 +248,7 @@ class TfdsDataset(Dataset):
           A line that describes the prepared files.
 
         Raises:
-          UserError: it failed; the message says what to do.
+          UserError: it failed; the message names the remedy.
         """
         builder = tfds.find_builder(self.tfds_name, data_dir)
         if not builder.data_path.exists():

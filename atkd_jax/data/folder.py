@@ -144,7 +144,7 @@ def common_size(folder: Listing) -> tuple[int, int]:
 
     Raises:
       UserError: the sizes differ, or the images do not fit in memory together; the message
-        counts the sizes and says what to do.
+        counts the sizes and names the remedy.
     """
     files = [*folder.train.path, *folder.test.path]
     first_of: dict[tuple[int, int], str] = {}

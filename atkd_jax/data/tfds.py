@@ -62,7 +62,7 @@ def on_disk(name: str, data_dir: str | None = None) -> DatasetBuilder:
     """The TFDS builder of a prepared data set. Downloads nothing.
 
     Raises:
-      UserError: it is not prepared; the message says what to do.
+      UserError: it is not prepared; the message names the remedy.
     """
     builder = find_builder(name, data_dir)
     if not builder.is_prepared():
@@ -92,7 +92,7 @@ def download(builder: DatasetBuilder, manual_dir: str | None = None) -> None:
     """Downloads and prepares, or prepares archives in `manual_dir` under their upstream names.
 
     Raises:
-      UserError: it failed; the message says what to do.
+      UserError: it failed; the message names the remedy.
     """
     _, tfds = import_tf()
     if manual_dir is None:

@@ -7,25 +7,13 @@ data.create("svhn", extra=True).info().num_train               # facts, without 
 
 import logging
 
-from atkd_jax.data.datasets import (
-    DATASETS,
-    OPTIONS,
-    Cifar,
-    Cinic10,
-    Dataset,
-    Digits,
-    Folder,
-    ImageNet,
-    Npz,
-    Svhn,
-    Tfds,
-    TfdsDataset,
-    create,
-    load,
-)
+from atkd_jax.data.dataset import Dataset
+from atkd_jax.data.datasets import DATASETS, OPTIONS, create, load
+from atkd_jax.data.local import Digits, Folder, Npz
 from atkd_jax.data.memory import Arrays, MemorySource, epoch_order, eval_order
 from atkd_jax.data.records import Records, Share
 from atkd_jax.data.stream import Source, StreamSource
+from atkd_jax.data.tfds_datasets import Cifar, Cinic10, ImageNet, Svhn, Tfds, TfdsDataset
 
 __all__ = [
     "DATASETS", "OPTIONS", "Arrays", "Cifar", "Cinic10", "Dataset", "Digits", "Folder", "ImageNet",

@@ -176,7 +176,7 @@ def test_students_that_diverge_cost_no_others_in_a_real_training(tmp_path, monke
     assert list(ours.failed) == [group[1].hash]
     assert "at, seed 0: " in ours.failed[group[1].hash]
     assert "is not finite" in ours.failed[group[1].hash]
-    assert seen.keys() == {teacher.hash, group[0].hash, group[2].hash} == ours.done()
+    assert seen.keys() == {teacher.hash, group[0].hash, group[2].hash}
     assert all("company" in seen[job.hash] for job in (group[0], group[2]))
     assert not list(ours.workdir.glob("together-*"))
 

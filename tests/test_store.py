@@ -140,7 +140,7 @@ def test_results_that_no_row_asks_for_are_named(tmp_path):
     results, problems = write(tmp_path, gone, changed, unasked, line("digits:method=sp", 0, 90.0))
     assert problems == []
     known = known_hashes(results) - {gone["hash"]}
-    told = {text.split(" ")[0]: text for text in store.strangers(results, known)}
+    told = {text.split(" ")[0]: text for text in store.unreferenced(results, known)}
     assert set(told) == {"digits:method=kdd", AT, "digits:method=fsp"}
     assert "no longer exists" in told["digits:method=kdd"]
     assert "optimizer.lr was 0.7, is 0.1" in told[AT]
@@ -151,6 +151,6 @@ def test_teachers_that_were_trained_again_are_named_if_they_differ(tmp_path):
     again = line(AT, 0, 90.0)
     again["teacher"]["hash"] = "def"
     results, _ = write(tmp_path, line(KD, 0, 90.0), again)
-    (told,) = store.taught_differently(results)
+    (told,) = store.differing_teachers(results)
     assert "trained 2 times with different results (abc, def)" in told
-    assert store.taught_differently(write(tmp_path / "same", line(KD, 0, 90.0))[0]) == []
+    assert store.differing_teachers(write(tmp_path / "same", line(KD, 0, 90.0))[0]) == []

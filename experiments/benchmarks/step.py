@@ -27,7 +27,7 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import flax.linen as nn
 import jax
@@ -122,7 +122,7 @@ def row(name: str, peak: float, seconds: float, dtype: str, torch: bool) -> str:
 
 
 def take_turns(
-    contenders: dict[str, Callable[[], Any]], seconds: float
+    contenders: dict[str, Callable[[], object]], seconds: float
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Seconds and CPU seconds of every contender, in turn, at least three times after a first one.
 

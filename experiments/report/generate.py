@@ -52,8 +52,8 @@ def make(args: argparse.Namespace) -> None:
     for name, table in TABLES.items():
         filled[name], wrong = fill_table(table, results)
         problems += [f"{name}: {text}" for text in wrong]
-    problems += store.taught_differently(results)
-    problems += store.strangers(results, known_hashes(results))
+    problems += store.differing_teachers(results)
+    problems += store.unreferenced(results, known_hashes(results))
     # Filled tables come first.
     order = sorted(TABLES, key=lambda t: not any(c.n for cs in filled[t].values() for c in cs))
     pictures = []

@@ -75,16 +75,16 @@ def forecasts(filled: Filled) -> list[str]:
         for cell in filled.get("rtk_table1", {}).get("paper", ())
         if cell.row.dataset == "cifar10" and cell.row.method != "teacher"
     }
-    told = []
+    lines = []
     for protocol, cells in filled.get("cifar10_small", {}).items():
         both = [(c.mean, printed[c.row.method]) for c in cells if c.n and c.row.method in printed]
         if rank := rank_correlation(both):
-            told.append(
+            lines.append(
                 "order of the methods: RTK's Table 1 on CIFAR-10 (ResNet-56 → ResNet-20, 240"
                 f" epochs) and ResNet-20 → ResNet-8, {protocol}: rank correlation {rank[0]:.2f}"
                 f" over {rank[1]} students (1: the same order, 0: unrelated)"
             )
-    return told
+    return lines
 
 
 def machine(line: Line) -> str:
@@ -109,7 +109,7 @@ def summarize(filled: Filled, results: Mapping[str, Line], problems: Sequence[st
                 " agree or to disagree with a paper's table."
             )
         )
-    blocks.append(Items([f"**{v}**: {'; '.join(told)}" for v, told in by_verdict.items()]))
+    blocks.append(Items([f"**{v}**: {'; '.join(found)}" for v, found in by_verdict.items()]))
     teachers = {
         (line["resolved"]["teacher"]["weights"], line["teacher"]["hash"]): line
         for line in results.values()

@@ -94,28 +94,28 @@ def blocks_of(
     for protocol, cells in filled.items():
         done = sum(bool(cell.n) for cell in cells)
         seconds = {x["hash"]: x["seconds"] for cell in cells for x in cell.lines.values()}
-        told = f"Protocol **{protocol}** ({describe(protocol, table)}): {done} of"
-        told += f" {len(cells)} cells filled"
-        told += f", {sum(seconds.values()):,.0f} s of training." if done else "."
-        blocks += [Text(told), *(Text(text) for text in trust(protocol, filled))]
+        about_protocol = f"Protocol **{protocol}** ({describe(protocol, table)}): {done} of"
+        about_protocol += f" {len(cells)} cells filled"
+        about_protocol += f", {sum(seconds.values()):,.0f} s of training." if done else "."
+        blocks += [Text(about_protocol), *(Text(text) for text in trust(protocol, filled))]
         blocks.append(grid_of(cells, results))
     return blocks
 
 
 def trust(protocol: str, filled: Mapping[str, Sequence[Cell]]) -> list[str]:
     """Rank correlations of the methods: with the paper, between seeds, with a longer protocol."""
-    told, groups = [], comparable(filled[protocol])
+    lines, groups = [], comparable(filled[protocol])
     for (data, pair, metric), cells in groups.items():
         if rank := rank_agreement(cells):
-            told.append(
+            lines.append(
                 f"Order of the methods, {data} {pair} {metric}: Spearman's rank correlation of"
                 f" measured and published numbers is {rank[0]:.2f} over {rank[1]} students."
             )
     if len(groups) != 1:
-        return told
+        return lines
     (cells,) = groups.values()
     if agreement := seed_agreement(cells):
-        told.append(
+        lines.append(
             "Can this protocol tell the methods apart? The rank correlation of their numbers"
             f" between two seeds is {agreement[0]:.2f} (mean over {agreement[2]} seeds,"
             f" {agreement[1]} students; 1: every seed gives the same order, 0: the order is"
@@ -123,11 +123,11 @@ def trust(protocol: str, filled: Mapping[str, Sequence[Cell]]) -> list[str]:
         )
     for other, theirs in filled.items() if protocol == "quick" else ():
         if other != protocol and (kept := protocol_agreement(filled[protocol], theirs)):
-            told.append(
+            lines.append(
                 f"Does it keep the order that protocol **{other}** gives? The rank correlation of"
                 f" the methods' numbers under both is {kept[0]:.2f} over {kept[1]} students."
             )
-    return told
+    return lines
 
 
 def describe(protocol: str, table: Table) -> str:

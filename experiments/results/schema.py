@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from types import UnionType
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from experiments.queue import jobs
 from experiments.results import roc
 
 Line = dict[str, Any]
+Shape = Union["Kind", dict, list, tuple]
 
 
 class Damaged(UserError):
@@ -98,7 +99,7 @@ LINE = {
 }
 
 
-def fault(value: Any, shape: Any, where: str = "") -> str:
+def fault(value: Any, shape: Shape, where: str = "") -> str:
     """The first mismatch of a value and a shape, in words; empty if there is none."""
     match shape:
         case Kind():
@@ -131,8 +132,8 @@ def shorten(value: Any) -> str:
         return f"a {type(value).__name__}"
     if isinstance(value, int) and abs(value) >= 10**20:  # Python prints no more than 4300 digits
         return "a huge number"
-    told = "null" if value is None else repr(value)
-    return told if len(told) < 50 else f"{told[:46]}..."
+    shown = "null" if value is None else repr(value)
+    return shown if len(shown) < 50 else f"{shown[:46]}..."
 
 
 def contradiction(line: Line) -> str:
@@ -146,9 +147,9 @@ def contradiction(line: Line) -> str:
         if row["epoch"] != epoch:
             return f"its {name} is of epoch {row['epoch']} of {epochs}"
         for key in ("top1", "loss"):
-            told = history[f"test/{key}"][epoch - 1]
-            if not math.isclose(row[key], told, rel_tol=1e-6, abs_tol=1e-4):
-                return f"its {name} has a {key} of {row[key]}, its history {told}"
+            recorded = history[f"test/{key}"][epoch - 1]
+            if not math.isclose(row[key], recorded, rel_tol=1e-6, abs_tol=1e-4):
+                return f"its {name} has a {key} of {row[key]}, its history {recorded}"
     if line["best"]["top1"] < max(history["test/top1"]) - 1e-4:
         return f"its best has a top1 of {line['best']['top1']}, its history a better one"
     if line["seed"] != resolved["seed"]:

@@ -86,10 +86,10 @@ def read(folder: Path = RESULTS) -> tuple[dict[str, Line], list[str]]:
         if all(line.get(key) == first.get(key) for _, line in same for key in NUMBERS):
             results[name] = first
         else:
-            told = ", ".join(f"{where} {line['last']['top1']:.2f}" for where, line in same)
+            values = ", ".join(f"{where} {line['last']['top1']:.2f}" for where, line in same)
             problems.append(
                 f"{first['config']} seed {first['seed']} ({first['protocol']}, {name}) is left"
-                f" out: its results disagree ({told}); the file may keep the right one alone"
+                f" out: its results disagree ({values}); the file may keep the right one alone"
             )
     return results, problems
 
@@ -110,7 +110,7 @@ def parse(text: bytes) -> Line:
     return line
 
 
-def taught_differently(results: dict[str, Line]) -> list[str]:
+def differing_teachers(results: dict[str, Line]) -> list[str]:
     """Problems with teachers that were trained more than once, with different results."""
     seen: dict[str, set[str]] = {}
     for line in results.values():
@@ -125,7 +125,7 @@ def taught_differently(results: dict[str, Line]) -> list[str]:
     ]
 
 
-def strangers(results: dict[str, Line], known: Iterable[str]) -> list[str]:
+def unreferenced(results: dict[str, Line], known: Iterable[str]) -> list[str]:
     """Problems with results that no row of a table refers to (any more).
 
     Args:

@@ -9,7 +9,7 @@ from images import picture, write_cinic, write_folder, write_tfds
 from small_runs import write_npz
 
 from atkd_jax import data, ranges
-from atkd_jax.data import cifar_binary, datasets, folder, image_file, npz, tfds
+from atkd_jax.data import cifar_binary, folder, image_file, npz, tfds, tfds_datasets
 from atkd_jax.data.info import IMAGENET_SIZES, KNOWN
 from atkd_jax.errors import UserError
 
@@ -49,7 +49,7 @@ def make_streamed_folder(path, monkeypatch):
 
 def make_svhn(path, monkeypatch):
     shrink(monkeypatch, "svhn", 6, 2)
-    monkeypatch.setattr(datasets, "SVHN_EXTRA", 4)
+    monkeypatch.setattr(tfds_datasets, "SVHN_EXTRA", 4)
     splits = {"train": images(6), "extra": images(4, 50), "test": images(2, 100)}
     write_tfds(path, "svhn_cropped", "3.1.0", splits, 10, (32, 32, 3))
     return data.Svhn(extra=True)
@@ -57,7 +57,7 @@ def make_svhn(path, monkeypatch):
 
 def make_cinic10(path, monkeypatch):
     shrink(monkeypatch, "cinic10", 20, 10)
-    monkeypatch.setattr(datasets, "CINIC10_VALIDATION", 10)
+    monkeypatch.setattr(tfds_datasets, "CINIC10_VALIDATION", 10)
     write_cinic(path / "CINIC-10.tar.gz")
     data.Cinic10().prepare(str(path), str(path))
     return data.Cinic10(train="train+validation")
@@ -191,7 +191,7 @@ def test_check_looks_at_the_splits_that_an_option_adds(tmp_path, monkeypatch):
     dataset = make_svhn(tmp_path, monkeypatch)
     assert "10 training and 2 test images" in dataset.check(str(tmp_path))
     assert "6 training and 2 test images" in data.Svhn().check(str(tmp_path))
-    monkeypatch.setattr(datasets, "SVHN_EXTRA", 5)
+    monkeypatch.setattr(tfds_datasets, "SVHN_EXTRA", 5)
     with pytest.raises(UserError, match=r"it holds \(10, 2\) examples instead of \(11, 2\)"):
         dataset.check(str(tmp_path))
     next((tmp_path / "svhn_cropped/3.1.0").glob("*extra*")).unlink()

@@ -8,7 +8,7 @@ import requests
 from images import picture, write_cinic, write_tfds
 
 from atkd_jax import data
-from atkd_jax.data import datasets, prepare, tfds
+from atkd_jax.data import prepare, tfds, tfds_datasets
 from atkd_jax.data.info import KNOWN
 
 TRAIN, TEST = 12, 5
@@ -120,7 +120,7 @@ def test_any_small_tfds_set_is_read_into_memory(tmp_path):
 def test_cinic10_is_prepared_from_its_archive(tmp_path, monkeypatch, capsys):
     small = dataclasses.replace(KNOWN["cinic10"], num_train=20, num_test=10)
     monkeypatch.setitem(KNOWN, "cinic10", small)
-    monkeypatch.setattr(datasets, "CINIC10_VALIDATION", 10)
+    monkeypatch.setattr(tfds_datasets, "CINIC10_VALIDATION", 10)
     where = ["cinic10", "--data_dir", str(tmp_path / "tfds"), "--manual_dir", str(tmp_path)]
     with pytest.raises(SystemExit, match=r"put https://datashare.*CINIC-10.tar.gz into manual_dir"):
         prepare.main(where)

@@ -120,7 +120,7 @@ def trip(monkeypatch):
 
 @pytest.mark.slow
 @counts
-def test_a_loss_that_is_not_finite_leaves_one_student_behind(
+def test_a_loss_that_is_not_finite_drops_one_student(
     count, teacher, tmp_path, trip, capsys
 ):
     configs = [student(teacher, "kd") for _ in range(count)]
@@ -138,7 +138,7 @@ def test_a_loss_that_is_not_finite_leaves_one_student_behind(
     if count == 1:
         assert saved_steps(workdirs[0]) == [1, 2]
         return
-    assert "trip, seed 0 is left behind: the loss" in capsys.readouterr().out
+    assert "trip, seed 0 is dropped: the loss" in capsys.readouterr().out
     for config, workdir in zip(configs[1:], workdirs[1:], strict=True):
         assert [row["step"] for row in rows(workdir)] == [STEPS, 2 * STEPS]
         alone = tmp_path / f"alone-{workdir.name}"
@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_leaves_one_student_behind(
 
 
 @pytest.mark.slow
-def test_a_resumed_run_remembers_who_was_left_behind(teacher, tmp_path, trip, monkeypatch):
+def test_a_resumed_run_remembers_who_was_dropped(teacher, tmp_path, trip, monkeypatch):
     configs = [student(teacher, "kd"), student(teacher, "kd", seed=1)]
     configs[0].terms, workdirs = trip, folders(tmp_path, 2)
     for config in configs:

@@ -1,4 +1,4 @@
-"""Plots what networks attend to: one row per image, the networks side by side."""
+"""Plots the attention of networks: one row per image, the networks side by side."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from atkd_jax.training.loader import Loader
 from atkd_jax.types import PyTree
 
 Maps = dict[str, np.ndarray]
-LONGEST = 20  # letters of a name, about the height of its picture
+LONGEST = 20  # letters of a name, about the height of an image
 
 
 PLOTTED = 6  # test images
 
 
 def write(path: Path, loader: Loader, networks: dict[str, tuple[Network, PyTree]]) -> None:
-    """Plots where networks are active on a few test images.
+    """Plots the attention of networks on a few test images.
 
-    Fonts and drawing fail in many ways, and a run is whole without its plot: that is said, no more.
+    Fonts and drawing fail in many ways, and a run is complete without its plot: a failure is
+    logged and not raised.
 
     Args:
       networks: title -> network and variables.
@@ -85,13 +86,13 @@ def plot(path: Path, image: np.ndarray, names: list[str], networks: dict[str, Ma
     columns = [(title, size, m) for title, maps in networks.items() for size, m in maps.items()]
     figure = Figure(figsize=(1.15 * (1 + len(columns)) + 0.5, 1.15 * len(image) + 0.7), dpi=120)
     grid = figure.subplots(len(image), 1 + len(columns), squeeze=False)
-    for row, picture in enumerate(image):
+    for row, pixels in enumerate(image):
         panels = grid[row]
-        panels[0].imshow(picture, interpolation="nearest")
+        panels[0].imshow(pixels, interpolation="nearest")
         panels[0].set_ylabel(names[row], **text)
-        extent = (-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5)
+        extent = (-0.5, pixels.shape[1] - 0.5, pixels.shape[0] - 0.5, -0.5)
         for panel, (_, _, maps) in zip(panels[1:], columns, strict=True):
-            panel.imshow(picture.mean(-1), cmap="gray", interpolation="nearest", extent=extent)
+            panel.imshow(pixels.mean(-1), cmap="gray", interpolation="nearest", extent=extent)
             panel.imshow(maps[row], cmap="inferno", alpha=0.75, vmin=0, vmax=1, extent=extent)
         for panel in panels:
             panel.set_xticks([])

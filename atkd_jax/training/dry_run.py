@@ -1,7 +1,7 @@
-"""What a run will be, before it is one: `--config.dry_run=True`. Nothing is downloaded.
+"""Describes a run without starting it: `--config.dry_run=True`. Downloads nothing.
 
-The step is compiled ahead of time for the devices that are here, from shapes alone, so that a run
-that does not fit in memory says so in minutes and costs nothing.
+The step is compiled ahead of time for the present devices, from shapes alone: a run that does not
+fit in memory is found in minutes.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def abstract_loader(config: ConfigDict, parallel: Parallel) -> AbstractLoader:
 
 
 class Plan(NamedTuple):
-    """A run of which nothing exists but shapes."""
+    """A run in shapes."""
 
     parallel: Parallel
     loader: AbstractLoader
@@ -89,7 +89,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: ConfigDict) -> Plan:
-    """The run of a configuration, without reading data or weights.
+    """Sets up the run of a configuration without reading data or weights.
 
     Raises:
       UserError: as a run with this configuration would, but for a teacher's missing weights.
@@ -105,7 +105,7 @@ def make_plan(config: ConfigDict) -> Plan:
 
 
 def state_bytes(setup: Setup) -> int:
-    """What a checkpoint holds."""
+    """Size of a checkpoint in bytes."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(setup.abstract_state))
 
 
@@ -129,7 +129,7 @@ def describe_plan(config: ConfigDict) -> list[str]:
 
 
 def about_run(config: ConfigDict, plan: Plan) -> list[str]:
-    """Devices, batch, steps and what has to be read."""
+    """Devices, batch, steps and the amount of data to read."""
     info, devices = plan.loader.info, plan.parallel.devices
     per_device = config.batch_size // len(devices)
     terms = ", ".join(f"{k} (weight {v.weight})" for k, v in config.terms.items()) or "none"
@@ -160,12 +160,12 @@ def about_run(config: ConfigDict, plan: Plan) -> list[str]:
 
 
 def max_lr(lr: optax.Schedule, total: int) -> float:
-    """The highest learning rate of a run, of a thousand steps that are looked at."""
+    """The highest learning rate of a run, sampled at a thousand steps."""
     return float(max(lr(step) for step in range(0, total, max(1, total // 1000))))
 
 
 def about_network(role: str, name: str, network: Network, info: DataInfo) -> str:
-    """A network in numbers, of one image in evaluation."""
+    """Parameters of a network, and its operations for one image in evaluation."""
     image = Shape((1, *info.image_shape), np.float32)
     variables = jax.eval_shape(network.module.init, jax.random.key(0), image)
     macs = count_macs(network.module, info.image_shape)
@@ -176,7 +176,7 @@ def about_network(role: str, name: str, network: Network, info: DataInfo) -> str
 
 
 def about_step(config: ConfigDict, plan: Plan) -> list[str]:
-    """Compiles the step; what XLA says of its memory and its operations."""
+    """Compiles the step and reports the memory and operations that XLA counts."""
     parallel, loader, step = plan.parallel, plan.loader, plan.setup.step
     teacher = ()
     if step.teacher:

@@ -28,8 +28,8 @@ def make_evaluate(
 
     Raises:
       RuntimeError: later, if the examples counted are not the test set's.
-      FloatingPointError: later, if the loss is not finite; of logits that are NaN, nothing else
-        would tell.
+      FloatingPointError: later, if the loss is not finite. Accuracies alone do not reveal logits
+        that are NaN.
     """
     step, axis = make_eval_step(network), parallel.axis
     devices = len(parallel.devices)

@@ -1,4 +1,4 @@
-"""Makes the values of training from a checked configuration. Config goes no further down."""
+"""Makes the values of training from a checked configuration. Nothing below reads a config."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def source(config: ConfigDict) -> data.Source:
 
 
 def augment(config: ConfigDict) -> Augment:
-    """What happens to a training image before both networks see it."""
+    """The augmentation of training images, applied before both networks."""
     return Augment(**config.data.augment.to_dict())
 
 
 def mix(config: ConfigDict) -> Mix:
-    """Whether training images are mixed with each other."""
+    """Mixup and CutMix of training images."""
     return Mix(**config.data.mix.to_dict())
 
 
@@ -51,7 +51,7 @@ def network(
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
 ) -> Network:
-    """A network of MODELS for the classes of `info`, normalising as `info` says unless told."""
+    """A network of MODELS for the classes of `info`, normalised as `info` by default."""
     module = models.create(name, info.num_classes, dtype=jnp.dtype(config.dtype), bn_axis=bn_axis)
     return Network(module, tuple(mean) or info.mean, tuple(std) or info.std)
 
@@ -79,5 +79,5 @@ def schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
 
 
 def optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """One optimiser for the student and for what the methods learn."""
+    """One optimiser for the parameters of the student and of the methods."""
     return Optimizer(**config.optimizer.to_dict()).make(schedule(config, steps_per_epoch))

@@ -1,7 +1,7 @@
-"""Epochs of batches on the devices: the same calls for a set in memory and for a stream.
+"""Epochs of batches on the devices, with one interface for data in memory and for streams.
 
-A set in memory is copied to every device once, as uint8; what travels per epoch is the order. A
-stream travels as it comes, several batches in a stack.
+Data in memory are copied to every device once, as uint8; per epoch only the order is transferred. A
+stream is transferred as it is read, several batches in a stack.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from atkd_jax.errors import UserError
 from atkd_jax.runtime.devices import Parallel
 from atkd_jax.types import Batch, DataInfo, PyTree
 
-Steps = tuple[PyTree, int, int]  # a stack of items, and from which to which to train on
+Steps = tuple[PyTree, int, int]  # a stack of items, the first to train on, and the end
 
 
 class Loader(Protocol):
-    """What brings a data set to the devices.
+    """Transfers a data set to the devices.
 
     Attributes:
       source: the data set as it was read.
@@ -78,8 +78,8 @@ def make_loader(source: Source, parallel: Parallel, batch_size: int, seed: int) 
 class MemoryLoader:
     """Items are rows of indices; `fetch` looks the images up on the device.
 
-    They are placed there when they are asked for: a program that waits while its teacher is trained
-    takes no memory of the devices.
+    Images are copied to the devices on first use, so that they take no memory there while the
+    teacher is trained.
     """
 
     in_memory = True
@@ -129,7 +129,7 @@ class MemoryLoader:
 
 
 class StreamLoader:
-    """Items are batches as the host decoded them; `fetch` has nothing to do."""
+    """Items are batches, decoded on the host; `fetch` returns them as they are."""
 
     in_memory = False
 
@@ -145,7 +145,7 @@ class StreamLoader:
         return item
 
     def _stacks(self, batches: Iterator[Batch], per_stack: int) -> Iterator[PyTree]:
-        """On the devices, the next ones already on their way."""
+        """Stacks on the devices; transfers of the next ones have started."""
 
         def stacks():
             while group := list(itertools.islice(batches, per_stack)):

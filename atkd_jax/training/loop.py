@@ -1,16 +1,16 @@
-"""Training, top to bottom: setup, teacher, restore, loop, finish; for one student or several.
+"""Training from start to end: setup, teacher, restore, loop, finish; for one student or several.
 
-Several students under one teacher share everything but their methods and their seeds, and the
-teacher is asked once per batch. The order of the images, their augmentation and what methods draw
-at a step follow the data seed, which is the first student's; a student's own seed decides its
-initial parameters and those of its method. So
+Students that are trained together share everything but their methods and seeds, and the teacher's
+forward pass runs once per batch. The order of the images, their augmentation and the random numbers
+of methods follow the data seed, which is the first student's; a student's own seed determines its
+initial parameters and those of its method. Therefore
 
-- K methods with one seed are, each, the same run as one student with that configuration (to
-  rounding; a test holds them to 1e-5 after a few steps);
-- of K seeds, the first is the same as alone; another is reproduced by a run of its own with that
-  data seed. Their spread is that of initialisation alone.
+- K methods with one seed each give the same result as when trained alone (up to rounding; a test
+  holds them to 1e-5 after a few steps);
+- of K seeds, the first gives the same result as alone; another is reproduced by training it alone
+  with that data seed. Their spread is due to initialisation only.
 
-Without terms, this trains teachers.
+Teachers are students without terms.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ from atkd_jax.training.step import student_variables
 from atkd_jax.training.students import Student, Students
 from atkd_jax.types import PyTree
 
-IN_FLIGHT = 2  # calls; more let simulated devices dead-lock and tell of a NaN too late
+IN_FLIGHT = 2  # calls; with more, simulated devices dead-lock and a NaN is noticed late
 STUDENTS_MAY_DIFFER = {"terms": {}, "ce_weight": 1.0, "seed": 0}
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Trains a student as `config` says, or goes on with the run that `workdir` holds.
+    """Trains a student, or resumes the run in `workdir`.
 
     Writes config.json, metrics.jsonl, tensorboard/, checkpoints/, epochs/ (metrics that are
     arrays), export/ (the trained network), attention.png and summary.json, whose content is
-    returned. A teacher without weights is trained first, by the same code, in `workdir/teacher`.
+    returned. A teacher without weights is trained first, in `workdir/teacher`.
 
     Raises:
-      UserError: the configuration, the data, the teacher or the workdir does not fit, or is not
-        what the run began with; nothing has been written.
-      FloatingPointError: a loss or the state is not finite; the last good checkpoint stays.
-      OSError: a file cannot be written; the last good checkpoint stays.
-      Interrupted: SIGTERM or SIGINT came to one of the hosts; everything is saved.
+      UserError: the configuration, the data, the teacher or the workdir does not fit, or differs
+        from that of the interrupted run; nothing has been written.
+      FloatingPointError: a loss or the state is not finite; the last good checkpoint is kept.
+      OSError: a file cannot be written; the last good checkpoint is kept.
+      Interrupted: one of the hosts received SIGTERM or SIGINT; everything is saved.
     """
     [result] = train_students([config], [workdir])
     return result
@@ -68,16 +68,16 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def train_students(
     configs: Sequence[ConfigDict], workdirs: Sequence[Path], data_seed: int | None = None
 ) -> list[dict[str, Any]]:
-    """Trains students together under one teacher, or goes on where they were stopped.
+    """Trains students together under one teacher, or resumes them.
 
-    Every workdir gets what `train_and_evaluate` writes, except that checkpoints, and a teacher that
-    is trained first, lie in a folder beside the first workdir until all students are done. Seconds
-    in summary.json are those of all, divided by their number, which stands there, too.
+    Every workdir receives the files of `train_and_evaluate`, except that checkpoints, and a teacher
+    that is trained first, are kept in a folder beside the first workdir until all students are
+    done. Times in summary.json are those of all students divided by their number (`company`).
 
-    A student whose loss is not finite is left behind, and the others go on.
+    A student whose loss is not finite is dropped, and the others continue.
 
     Args:
-      data_seed: of the images' order and augmentation; the first student's unless given.
+      data_seed: seed of the images' order and augmentation; by default the first student's.
 
     Raises:
       UserError, OSError, Interrupted: as `train_and_evaluate`; or the students differ in more than
@@ -119,7 +119,7 @@ def check_students(configs: Sequence[ConfigDict]) -> None:
 
 
 def shared_folder(configs: Sequence[ConfigDict], workdir: Path, data_seed: int) -> Path:
-    """Where students that are trained together keep what is common to them."""
+    """The folder for checkpoints of students that are trained together, named by what they are."""
     text = json.dumps([data_seed, *(run_files.fixed(c.to_dict()) for c in configs)], sort_keys=True)
     return workdir.parent / f"together-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -131,7 +131,7 @@ def _train(
     data_seed: int,
     stop: StopSignal,
 ) -> list[dict[str, Any]]:
-    """`train_students` in folders that are this run's own; checkpoints lie in `home`."""
+    """`train_students` in locked folders; checkpoints are kept in `home`."""
     # Setup: devices, data, and a step for every student.
     lead = configs[0]
     parallel = make_parallel(lead)
@@ -148,7 +148,7 @@ def _train(
         f"the hosts read different data as {info.name}; give all of them the same files",
     )
 
-    # Teacher: loaded, or trained by this very function, and measured.
+    # Teacher: loaded, or trained by this function, and evaluated.
     teacher = next((s.setup.step.teacher for s in students if s.setup.step.teacher), None)
     teacher_variables: PyTree = ()
     about_teacher: dict[str, Any] = {}
@@ -158,14 +158,14 @@ def _train(
         )
     stop.check()
 
-    # Restore, or begin.
+    # Restore, or initialise.
     for student in students:
-        if not (student.workdir / "config.json").exists():  # it says whose the checkpoints are
+        if not (student.workdir / "config.json").exists():  # identifies the checkpoints
             run_files.write_json(student.workdir / "config.json", student.config.to_dict())
     checkpoints = Checkpoints(home / "checkpoints", lead.checkpoint.keep)
     group = Students(students, parallel, loader, checkpoints)
-    step, seconds = group.restore_or_begin(home, known, total)
-    for student in group.active:  # where it runs may be new
+    step, seconds = group.restore_or_initialise(home, known, total)
+    for student in group.active:  # keys that may change on resume
         run_files.write_json(student.workdir / "config.json", student.config.to_dict())
 
     began = time.monotonic() - seconds
@@ -178,7 +178,7 @@ def _train(
     every, seed = lead.checkpoint, np.int32(data_seed)
 
     def save_if_due(due: bool) -> None:
-        """Saves if it is time to; saves and stops if one of the hosts was asked to stop."""
+        """Saves if due; saves and stops if one of the hosts received a signal."""
         asked = group.asked_to_stop or (stop.asked and jax.process_count() == 1)
         if due or asked:
             group.collect_metrics(0, progress)
@@ -215,7 +215,7 @@ def _train(
                 log.print(hint)
             save_if_due(due or (epoch + 1) % every.every_epochs == 0 or epoch + 1 == lead.epochs)
 
-    # Finish: the trained networks, and what there is to say of them.
+    # Finish: exports, plots and summaries.
     results: dict[Path, dict[str, Any]] = {}
     with stop.hold():
         count = len(group.active)
@@ -244,7 +244,7 @@ def _train(
             run_files.write_json(student.workdir / "summary.json", results[student.workdir])
         if home not in workdirs and jax.process_index() == 0:
             shutil.rmtree(home)
-    group.raise_if_left_behind()
+    group.raise_if_dropped()
     for student in students:  # some may have been finished before
         results.setdefault(student.workdir, run_files.read_summary(student.workdir) or {})
     return [results[student.workdir] for student in students]

@@ -20,13 +20,13 @@ def make_multi_step(step: Step, fetch: Callable[[PyTree, PyTree], Batch]) -> Cal
 
     Returns:
       `multi_step(state, teacher_variables, data, stack, start, stop, seed) -> (state, sums, last,
-      taken)`: takes the steps from `start` up to `stop`, one after another; metrics summed over
-      them, those of the last, and the number of steps taken. A step after which no student's loss
-      is finite is the last one taken.
+      taken)`: takes the steps from `start` up to `stop`. Returns the metrics summed over the
+      steps, those of the last step, and the number of steps taken. Stops after a step in which no
+      student's loss is finite.
     """
 
     def multi_step(state, teacher_variables, data, stack, start, stop, seed):
-        @jax.jit  # for its memory: the step is traced once, though it is looked at twice
+        @jax.jit  # caches the trace, which eval_shape and while_loop share
         def one(i, state):
             batch = fetch(data, jax.tree.map(lambda x: x[i], stack))
             return step(state, teacher_variables, batch, jax.random.key(seed))

@@ -2,8 +2,8 @@
 
     L = ce_weight * CE(y, z_s) + sum_i weight_i(step) * L_i(teacher, student)
 
-Hard-label cross-entropy is here once, weights are here once; a method knows neither. With no terms
-this is plain supervised training, which is how teachers and baselines are trained.
+Cross-entropy with hard labels and all weights are defined here only; methods do without them. With
+no terms this is plain supervised training, as for teachers and baselines.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from atkd_jax.types import Array, Batch, DataInfo, Metrics, ModelOut, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """One method and its weight: a number, or a function of the step (a warm-up)."""
+    """A method and its weight: a number, or a function of the step (a warm-up)."""
 
     weight: float | Callable[[Array | int], Array | float]
     method: Method
@@ -35,13 +35,13 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """CE and named terms.
+    """Cross-entropy and named terms.
 
     Attributes:
       ce_weight: weight of the cross-entropy with the labels.
       terms: name -> Term; empty means that no teacher is needed.
-      label_smoothing: what part of a label goes to all classes alike; in the cross-entropy only,
-        methods see the labels as they are.
+      label_smoothing: the part of a label that is spread over all classes; in the cross-entropy
+        only, not in the labels that methods receive.
     """
 
     ce_weight: float = 1.0
@@ -53,7 +53,7 @@ class Objective:
             raise UserError(f"label_smoothing {self.label_smoothing} is not in 0..1, below 1")
 
     def init(self, rng: Array, t: ModelOut | None, s: ModelOut, data: DataInfo) -> Extras:
-        """Params and state of every term, under the terms' names. Shapes of the global batch."""
+        """Parameters and state of every term, under the terms' names, for the global batch."""
         extras = {
             name: term.method.init(jax.random.fold_in(rng, i), cast(ModelOut, t), s, data)
             for i, (name, term) in enumerate(self.terms.items())
@@ -71,16 +71,16 @@ class Objective:
         batch: Batch,
         ctx: Context,
     ) -> tuple[Array, tuple[PyTree, Metrics]]:
-        """The weighted sum, the terms' next state, and every part unweighted as a metric.
+        """The weighted sum of this device's part, the next state, and every part as a metric.
 
         Args:
           extras: of `init`.
-          t, s: what the two networks said of this device's part of the batch; t as a constant.
+          t, s: outputs of the two networks for this device's part; t is treated as a constant.
           batch: this device's part.
           ctx: the same on all devices.
 
         Returns:
-          the loss of this device's part, and (state, metrics): state is equal on all devices.
+          the loss, and (the next state, equal on all devices; unweighted parts).
         """
         t = cast(ModelOut, jax.lax.stop_gradient(t))  # None only if there are no terms
         everyone = None

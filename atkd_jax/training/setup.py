@@ -1,4 +1,4 @@
-"""What a configuration means for one student: its step, its state, and how it runs."""
+"""Sets up the training of one student from its configuration: step, state, schedule, devices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from atkd_jax.types import Batch, DataInfo, PyTree, TrainState
 
 
 class Setup(NamedTuple):
-    """Everything that trains one student but data and weights.
+    """What trains one student, without data and weights.
 
     Attributes:
       step: one training step on one device.
@@ -37,7 +37,7 @@ class Setup(NamedTuple):
 def make_setup(
     config: ConfigDict, parallel: Parallel, info: DataInfo, steps_per_epoch: int
 ) -> Setup:
-    """Compiles nothing and reads no images.
+    """Sets up a student's training. Compiles nothing and reads no images.
 
     Raises:
       UserError: something in the configuration is unknown or does not fit.
@@ -65,16 +65,16 @@ def make_setup(
     return Setup(
         step=step,
         init_state=init_state,
-        abstract_state=jax.eval_shape(init_state),  # complaints about taps and shapes come here
+        abstract_state=jax.eval_shape(init_state),  # raises errors about taps and shapes
         lr=from_config.schedule(config, steps_per_epoch),
     )
 
 
 def make_parallel(config: ConfigDict) -> Parallel:
-    """The devices.
+    """The devices of a run.
 
     Raises:
-      UserError: a setting is wrong, or the batch cannot be spread over them.
+      UserError: a setting is wrong, or the batch cannot be split over the devices.
     """
     parallel = Parallel(config.parallel)
     parallel.check_batch(config.batch_size)
@@ -88,9 +88,9 @@ def make_parallel(config: ConfigDict) -> Parallel:
 
 
 def steps_per_call(config: ConfigDict, parallel: Parallel, in_memory: bool) -> int:
-    """How many steps one call takes; of a stream, whose batches are large, always one."""
+    """Number of steps in one call; one for streams, whose batches are large."""
     steps = config.steps_per_dispatch or (parallel.steps_per_call if in_memory else 1)
-    if config.checkpoint.every_steps:  # a run can be saved between two calls only
+    if config.checkpoint.every_steps:  # checkpoints are written between calls
         steps = min(steps, config.checkpoint.every_steps)
     return steps
 

@@ -1,4 +1,4 @@
-"""One training step: pure, per device, no devices named and no I/O.
+"""One training step: a pure per-device function without I/O.
 
 The path of an image: uint8 from the data set -> `augment` (0..1) -> `mix` -> normalised once for
 the teacher and once for the student -> both networks -> `Objective.loss` -> gradient -> optax.
@@ -23,12 +23,12 @@ from atkd_jax.nn.collectives import Collectives
 from atkd_jax.training.objective import Objective
 from atkd_jax.types import Array, Batch, DataInfo, Metrics, ModelOut, PyTree, TrainState
 
-# Purposes folded into the step's key, so that no two uses of randomness share a stream.
+# Folded into the key of the step, so that no two uses of randomness share a stream.
 AUGMENT, DROPOUT, METHOD, MIX = range(4)
 
 
 class Step(Protocol):
-    """What trains: `TrainStep` for one student, `SharedTeacherStep` for several.
+    """A training step: `TrainStep` for one student, `SharedTeacherStep` for several.
 
     State and metrics are one student's, or tuples of several students'.
     """
@@ -42,28 +42,27 @@ class Step(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """One step of one student on one device.
+    """A training step of one student, on one device.
 
     Attributes:
-      student: what learns.
-      teacher: None if no term of the objective asks for one.
+      student, teacher: the networks; no teacher if the objective has no terms.
       objective: the loss.
-      tx: moves the parameters of the student and of the methods.
+      tx: optimiser of the parameters of the student and of the methods.
       steps_per_epoch: for methods whose loss depends on the epoch.
-      augment: of the uint8 images, before both networks see them.
-      mix: mixup and CutMix, after the augmentation; both networks see the mixture.
-      axis: the other devices.
-      accumulate: micro-batches whose gradients are averaged before the optimiser moves, one after
-        the other: less memory, the same gradient as that of the whole batch, but for batch norm,
-        which normalises with the statistics of a micro-batch (of all devices). Micro-batch i is
-        every example whose place in the global batch is i modulo `accumulate`, on any number of
-        devices. A method's state goes from micro-batch to micro-batch.
-      ema: decay of the student's average over the steps, 0 for none. An early average forgets
-        faster, by min(ema, (1 + step) / (10 + step)) as in TensorFlow.
+      augment: augmentation of the uint8 images, before both networks.
+      mix: mixup and CutMix after the augmentation, also for both networks.
+      axis: collectives over the devices.
+      accumulate: number of micro-batches that are processed one after the other and whose gradients
+        are averaged. Takes less memory and gives the gradient of the whole batch, except that batch
+        norm uses the statistics of a micro-batch (over all devices). Micro-batch i consists of
+        the examples whose position in the global batch is i modulo `accumulate`, on any number of
+        devices. Methods pass their state from micro-batch to micro-batch.
+      ema: decay of the moving average of the student, 0 for none. Early in training the decay is
+        min(ema, (1 + step) / (10 + step)), as in TensorFlow.
 
     Raises:
-      UserError: a method compares the examples of a batch, which it would see only in part; or
-        needs one class per example, which are mixed; or `ema` is no decay.
+      UserError: a method compares the examples of a batch, and the batch is accumulated; a method
+        needs hard labels, and labels are mixed; or `ema` is out of range.
     """
 
     student: Network
@@ -96,16 +95,18 @@ class TrainStep:
                 )
 
     def init(self, rng: Array, info: DataInfo, batch_size: int) -> TrainState:
-        """Fresh parameters and state.
+        """Initial parameters and state.
 
         Args:
-          batch_size: global.
+          rng: a key.
+          info: the training set.
+          batch_size: of all devices.
 
         Raises:
-          UserError: a method's tap is missing in one of the networks, or does not fit.
+          UserError: a tap is missing in one of the networks, or its shape does not fit.
         """
         rng_student, rng_method = jax.random.split(rng)
-        at_once = batch_size // self.accumulate  # examples that a method sees
+        at_once = batch_size // self.accumulate  # examples in a call of a method
         image = jax.ShapeDtypeStruct((at_once, *info.image_shape), jnp.float32)
         one = jnp.zeros((1, *info.image_shape), jnp.float32)
         variables = self.student.module.init(rng_student, one)
@@ -132,14 +133,14 @@ class TrainStep:
         """Takes one step.
 
         Args:
-          state: the same on all devices, as is what comes out.
-          teacher_variables: of the teacher's module; () without a teacher.
+          state: the same on all devices.
+          teacher_variables: variables of the teacher's module; () without a teacher.
           batch: this device's part of the global batch, images uint8.
           rng: the key of the run, the same at every step.
 
         Returns:
-          the next state, and means over the global batch: loss, ce, every term unweighted, the
-          terms' own metrics, and top1.
+          the next state, the same on all devices, and means over the global batch: loss, ce, every
+          term unweighted, the terms' own metrics, and top1.
         """
         rng = jax.random.fold_in(rng, state.step)
         batch, dropout = self.prepare(batch, rng)
@@ -156,10 +157,10 @@ class TrainStep:
         return self.update(state, *out)
 
     def prepare(self, batch: Batch, rng: Array) -> tuple[Batch, Array]:
-        """Augmented and mixed images in 0..1, and a key for every example's dropout.
+        """Augments and mixes images, to 0..1, and makes a dropout key for every example.
 
         Args:
-          rng: the step's.
+          rng: the key of the step.
         """
         position = self.axis.index() * len(batch.label) + jnp.arange(len(batch.label))
         image = augment(jax.random.fold_in(rng, AUGMENT), batch.image, position, self.augment)
@@ -180,7 +181,7 @@ class TrainStep:
         dropout: Array,
         rng: Array,
     ) -> tuple[Carried, PyTree, Metrics]:
-        """What comes after these examples, their gradient, and metrics."""
+        """The statistics and method state after these examples, their gradient, and metrics."""
 
         def loss_fn(params: PyTree):
             s, updated = self.student.apply(
@@ -203,14 +204,14 @@ class TrainStep:
     def update(
         self, state: TrainState, carried: Carried, grads: PyTree, metrics: Metrics
     ) -> tuple[TrainState, Metrics]:
-        """Averages over the devices and lets the optimiser move."""
-        # Statistics that batch norm synchronised are equal already: their mean changes nothing.
+        """Averages over the devices and applies the optimiser."""
+        # The mean does not change statistics that batch norm has synchronised.
         grads, batch_stats, metrics = self.axis.mean((grads, carried.batch_stats, metrics))
         updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.ema
         if self.ema:
-            # One minus the decay: float32 has no room for the difference of 1 and 0.9999.
+            # One minus the decay, computed in Python: 1 - 0.9999 loses digits in float32.
             share = jnp.maximum(1.0 - self.ema, 9.0 / (10.0 + state.step))
             average = optax.incremental_update(_student(params, batch_stats), average, share)
         return TrainState(
@@ -225,21 +226,20 @@ class TrainStep:
 
 @dataclasses.dataclass(frozen=True)
 class SharedTeacherStep:
-    """A step of several students whose teacher is asked once.
+    """A training step of several students that runs the teacher's forward pass once.
 
-    The students see the same images. Their states are a tuple, in the order of `steps`, and so are
-    their metrics.
+    All students are given the same images. States and metrics are tuples in the order of `steps`.
 
-    Students stand one after another in the compiled step: their methods have different parameters,
-    and on two CPU cores students of one method gain nothing from `jax.lax.map` and lose by
-    `jax.vmap` (benchmarks/shared_teacher.py).
+    The compiled step computes one student after the other: their methods have different parameters,
+    and on two CPU cores `jax.lax.map` over students of one method saves nothing and `jax.vmap` is
+    slower (benchmarks/shared_teacher.py).
 
     Attributes:
-      steps: equal in teacher (or without one), augmentation, mixing and devices; without
-        micro-batches, unless there is but one.
+      steps: with the same teacher or none, augmentation, mixing and devices. `accumulate` has to be
+        1 unless there is a single step.
 
     Raises:
-      UserError: they differ, or a shared batch is split into micro-batches.
+      UserError: steps differ, or accumulate.
     """
 
     steps: tuple[TrainStep, ...]
@@ -260,11 +260,11 @@ class SharedTeacherStep:
 
     @property
     def teacher(self) -> Network | None:
-        """Of the first student that has one."""
+        """The teacher, if any student has one."""
         return next((step.teacher for step in self.steps if step.teacher), None)
 
     def init(self, rng: Array, info: DataInfo, batch_size: int) -> tuple[TrainState, ...]:
-        """Fresh states, all from the same key."""
+        """Initial states, all from the same key."""
         return tuple(step.init(rng, info, batch_size) for step in self.steps)
 
     def __call__(
@@ -287,7 +287,7 @@ class SharedTeacherStep:
 
 
 class Carried(NamedTuple):
-    """What one micro-batch hands to the next."""
+    """State that is passed from one micro-batch to the next."""
 
     batch_stats: PyTree
     method_state: PyTree
@@ -298,7 +298,7 @@ def _student(params: PyTree, batch_stats: PyTree) -> PyTree:
 
 
 def student_variables(state: TrainState) -> PyTree:
-    """What the student's module is evaluated with and exported as: the average, if one is kept."""
+    """Variables of the student for evaluation and export: the moving average, if there is one."""
     return state.ema or _student(state.params, state.batch_stats)
 
 
@@ -317,7 +317,7 @@ def _accumulated(
     rng: Array,
     n: int,
 ) -> tuple[Carried, PyTree, Metrics]:
-    """The mean of `gradient` over `n` micro-batches, in a loop, so that one fits in memory."""
+    """The mean of `gradient` over `n` micro-batches, one at a time to save memory."""
     parts = jax.tree.map(lambda x: x.reshape(-1, n, *x.shape[1:]).swapaxes(0, 1), examples)
 
     def body(carry, item):

@@ -1,4 +1,4 @@
-"""Students in training: their states, what they gather over an epoch, and who is left behind."""
+"""Students in training: states, metrics of an epoch, and students that are dropped."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from atkd_jax.types import PyTree, TrainState
 
 @dataclasses.dataclass
 class Student:
-    """What one student gathers while it is trained.
+    """One student in training.
 
     Attributes:
-      sums: metrics of the epoch so far, over its steps.
+      sums: metrics of the epoch so far, summed over its steps.
       history: test results by epoch.
-      rows: of metrics.jsonl.
-      error: why it was left behind.
+      rows: rows of metrics.jsonl.
+      error: why it was dropped.
     """
 
     config: ConfigDict
@@ -43,37 +43,36 @@ class Student:
 
     @property
     def name(self) -> str:
-        """What tells it from students that are trained with it."""
+        """Distinguishes it from students that are trained with it."""
         return f"{'+'.join(self.config.terms) or 'no method'}, seed {self.config.seed}"
 
     def add(self, sums: dict[str, np.ndarray]) -> None:
-        """Takes in the metrics of some steps."""
+        """Adds the metrics of some steps."""
         for key, value in sums.items():
             self.sums[key] = np.asarray(self.sums.get(key, 0.0)) + value.astype(np.float64)
 
     def end_epoch(self, steps: int) -> dict[str, np.ndarray]:
-        """The means over an epoch of so many steps; the next one begins."""
+        """Returns the means over the steps of an epoch, and resets the sums."""
         means = {key: value / steps for key, value in self.sums.items()}
         self.sums = {}
         return means
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint holds beside the state."""
+        """What a checkpoint contains besides the state."""
         sums = {key: np.asarray(value).tolist() for key, value in self.sums.items()}
         return {"sums": sums, "history": self.history, "rows": self.rows}
 
     def resume(self, record: dict[str, Any], step: int) -> None:
-        """Takes up what `record` gave; checkpoints of old versions do not hold the rows."""
+        """Restores what `record` returned; checkpoints of old versions do not contain the rows."""
         self.sums, self.history = record["sums"], record["history"]
         self.rows = record["rows"] if "rows" in record else read_rows(self.workdir, step)
 
 
 class Students:
-    """The students of a run, those that are still trained, and their states.
+    """The students of a run and the states of those that are still trained.
 
-    A student whose numbers are not finite is left behind the next time that all calls are collected
-    before a checkpoint or at the end of an epoch. It disturbs nobody until then, as students share
-    nothing that learns.
+    A student whose numbers are not finite is dropped before the next checkpoint or at the end of
+    the epoch. Until then it does not affect the others, because students share no parameters.
     """
 
     def __init__(
@@ -85,22 +84,24 @@ class Students:
     ):
         self.all, self.parallel, self.loader = students, parallel, loader
         self.checkpoints = checkpoints
-        self.asked_to_stop = False  # by a signal to any host, in a call that is collected
-        self.pending: deque = deque()  # calls whose metrics are not collected
+        self.asked_to_stop = False  # by a signal to any host, as of the last collected call
+        self.pending: deque = deque()  # calls whose metrics have not been collected
 
     def __iter__(self) -> Iterator[tuple[Student, TrainState]]:
         return zip(self.active, self.states, strict=True)
 
-    def restore_or_begin(self, home: Path, known: dict[str, Any], total: int) -> tuple[int, float]:
-        """Takes up the newest checkpoint, or makes fresh states.
+    def restore_or_initialise(
+        self, home: Path, known: dict[str, Any], total: int
+    ) -> tuple[int, float]:
+        """Restores the newest checkpoint, or makes initial states.
 
         Args:
-          home: where the checkpoints lie.
-          known: fingerprints of what is here now.
+          home: the folder that contains the checkpoints.
+          known: fingerprints of the present data, teacher and versions.
           total: steps of the run.
 
         Returns:
-          the step and the seconds that the run has taken.
+          the step, and the seconds spent so far.
 
         Raises:
           UserError: the checkpoint is damaged, or of another run.
@@ -111,7 +112,7 @@ class Students:
         )
         if step is None:
             active = [s for s in self.all if run_files.read_summary(s.workdir) is None]
-            self._go_on_with(active, [self.parallel.init(s.setup.init_state) for s in active])
+            self._continue_with(active, [self.parallel.init(s.setup.init_state) for s in active])
             return 0, 0.0
         if self.alone:
             abstract = self.all[0].setup.abstract_state
@@ -124,9 +125,9 @@ class Students:
         fingerprint.check_resumed(home, meta, known, step, int(states[0].step), total)
         for i, record in records.items():
             self.all[int(i)].resume(record, step)
-        for i, message in meta.get("left_behind", {}).items():
+        for i, message in meta.get("dropped", {}).items():
             self.all[int(i)].error = FloatingPointError(message)
-        self._go_on_with([self.all[int(i)] for i in records], states)
+        self._continue_with([self.all[int(i)] for i in records], states)
         hosts.log_once(f"going on from step {step}")
         return step, meta["seconds"]
 
@@ -134,7 +135,7 @@ class Students:
     def alone(self) -> bool:
         return len(self.all) == 1
 
-    def _go_on_with(self, active: list[Student], states: list[TrainState]) -> None:
+    def _continue_with(self, active: list[Student], states: list[TrainState]) -> None:
         self.active, self.states = active, tuple(states)
         step = SharedTeacherStep(tuple(student.setup.step for student in active))
         self._multi_step = compile_steps(step, self.parallel, self.loader.fetch)
@@ -149,11 +150,11 @@ class Students:
         seed: np.int32,
         asked: bool,
     ) -> None:
-        """Starts a call that takes the steps from `start` up to `end` of a stack.
+        """Starts a call for the steps from `start` up to `end` of a stack.
 
         Args:
           step: of the run, before the call.
-          asked: whether this host was asked to stop.
+          asked: whether this host received a signal to stop.
         """
         data = self.loader.train_data
         self.states, *metrics = self._multi_step(
@@ -181,7 +182,7 @@ class Students:
                 if student.error is None
             ]
             if not losses:
-                self.raise_if_left_behind()
+                self.raise_if_dropped()
             progress.advance(step, float(np.mean(losses)))
 
     def _diverged(self, last: dict[str, np.ndarray], step: int) -> FloatingPointError | None:
@@ -200,7 +201,7 @@ class Students:
         Raises:
           FloatingPointError: no student's loss is finite.
         """
-        self._leave_behind()
+        self._drop_diverged()
         for student, state in self:
             try:
                 test = evaluate(student_variables(state))
@@ -209,43 +210,43 @@ class Students:
                 continue
             student.history.append({"epoch": epoch + 1} | test)
             yield student, test
-        self._leave_behind()
+        self._drop_diverged()
 
     def save(self, step: int, meta: dict[str, Any]) -> None:
-        """Writes a checkpoint of those whose numbers are finite; all calls are collected.
+        """Writes a checkpoint of the students whose numbers are finite.
 
         Raises:
-          FloatingPointError: no student is left.
+          FloatingPointError: there is none.
         """
         if self.alone:
-            self._leave_behind()
+            self._drop_diverged()
             self.checkpoints.save(step, self.states[0], self.active[0].record() | meta)
             return
         for student, state in self:
             if where := nonfinite(state):
                 what = f"the state after step {step} is not finite (in: {where})"
                 student.error = student.error or self.checkpoints.diverged(what)
-        self._leave_behind()
+        self._drop_diverged()
         names = {id(student): str(i) for i, student in enumerate(self.all)}
         tree = {names[id(student)]: state for student, state in self}
         records = {names[id(student)]: student.record() for student in self.active}
         errors = {names[id(s)]: str(s.error) for s in self.all if s.error}
-        meta = meta | {"students": records, "left_behind": errors}
+        meta = meta | {"students": records, "dropped": errors}
         self.checkpoints.save(step, tree, meta)
 
-    def _leave_behind(self) -> None:
-        """Goes on without the students that diverged."""
+    def _drop_diverged(self) -> None:
+        """Drops the students that diverged."""
         kept = [(student, state) for student, state in self if student.error is None]
         if not kept:
-            self.raise_if_left_behind()
+            self.raise_if_dropped()
         if len(kept) < len(self.active):
             for student in self.active:
                 if student.error is not None:
-                    hosts.log_once(f"{student.name} is left behind: {student.error}")
-            self._go_on_with(*map(list, zip(*kept, strict=True)))
+                    hosts.log_once(f"{student.name} is dropped: {student.error}")
+            self._continue_with(*map(list, zip(*kept, strict=True)))
 
-    def raise_if_left_behind(self) -> None:
-        """Raises FloatingPointError if students were left behind."""
+    def raise_if_dropped(self) -> None:
+        """Raises FloatingPointError if students were dropped."""
         if self.alone and self.all[0].error:
             raise self.all[0].error
         if left := [f"{student.name}: {student.error}" for student in self.all if student.error]:

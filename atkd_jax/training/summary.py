@@ -1,4 +1,4 @@
-"""What a run says of itself: a row of its log, the facts beside its export, and summary.json."""
+"""Describes a run: a row of its log, the metadata of its export, and summary.json."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from atkd_jax.types import DataInfo, PyTree
 
 
 def log_row(step: int, epoch: int, means: dict[str, np.ndarray], test: dict[str, float]) -> dict:
-    """One epoch for the log: losses as they are, accuracies in percent."""
+    """One epoch as a row of the log: unchanged losses, accuracies in percent."""
     row = {f"train/{key}": float(mean) for key, mean in means.items() if not mean.ndim}
     row["train/top1"] *= 100
     return {"step": step, "epoch": epoch + 1} | row | {f"test/{k}": v for k, v in test.items()}
 
 
 def about_network(name: str, network: Network, params: PyTree, info: DataInfo) -> dict[str, Any]:
-    """A network in numbers."""
+    """Name and size of a network."""
     macs = count_macs(network.module, info.image_shape)
     return {"model": name, "params": count_params(params), "macs": macs}
 
@@ -31,7 +31,7 @@ def about_network(name: str, network: Network, params: PyTree, info: DataInfo) -
 def about_student(
     config: ConfigDict, student: Network, params: PyTree, info: DataInfo
 ) -> dict[str, Any]:
-    """A student in numbers, and how many parameters its methods learn.
+    """Name and size of a student, and the number of parameters of its methods.
 
     Args:
       params: of a TrainState; shapes are enough.
@@ -45,7 +45,7 @@ def about_student(
 def export_meta(
     config: ConfigDict, student: Network, loader: Loader, history: list[dict]
 ) -> dict[str, Any]:
-    """What another program needs to use the exported student."""
+    """Metadata that other programs need to use the exported student."""
     return {
         "model": config.student,
         "num_classes": loader.info.num_classes,
@@ -60,7 +60,7 @@ def export_meta(
 
 
 def results(config: ConfigDict, info: DataInfo, history: list[dict]) -> dict[str, Any]:
-    """What was reached, on what, and with which configuration."""
+    """Accuracies, data, hardware, versions and configuration."""
     return {
         "data": info.name,
         "class_names": info.class_names,

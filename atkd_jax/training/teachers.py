@@ -1,4 +1,4 @@
-"""Stage 1: a teacher from an export of ours, from published PyTorch weights, or trained."""
+"""Teachers: from an export, from published PyTorch weights, or trained here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def variables_like(network: Network, info: DataInfo) -> PyTree:
 
 
 def read_facts(config: ConfigDict) -> dict[str, Any]:
-    """What the weights were trained with: mean, std, and what else an export says of itself.
+    """Metadata of the weights: mean, std, and, of an export, the rest of meta.json.
 
     Raises:
       UserError: no such file, one of another kind, or a mean and std that make no sense or that
@@ -65,7 +65,7 @@ def read_facts(config: ConfigDict) -> dict[str, Any]:
 
 
 def given_statistics(config: ConfigDict) -> dict[str, tuple]:
-    """Those of teacher.mean and teacher.std that are given."""
+    """teacher.mean and teacher.std, if given."""
     return {key: tuple(config.teacher[key]) for key in ("mean", "std") if config.teacher[key]}
 
 
@@ -77,7 +77,7 @@ def weights_path(config: ConfigDict, workdir: Path) -> Path:
 
 
 def export_facts(path: Path, given: dict[str, tuple], key: str) -> dict[str, Any]:
-    """What an export says of itself; UserError if it is not what is given."""
+    """Metadata of an export; raises UserError if it contradicts the configuration."""
     if key:
         raise UserError(f"teacher.weights {path} is an export of one network; drop weights_key")
     meta = checkpoint.read_export_meta(path)
@@ -95,7 +95,7 @@ def rounded(numbers: tuple[float, ...]) -> str:
 
 
 def describe(config: ConfigDict, info: DataInfo) -> Network:
-    """The teacher without its weights.
+    """The teacher network, without its weights.
 
     Raises:
       UserError: no such network, as `read_facts`, or an export of a different network.
@@ -116,7 +116,7 @@ def describe(config: ConfigDict, info: DataInfo) -> Network:
 
 
 def teacher_config(config: ConfigDict) -> ConfigDict:
-    """The configuration of the teacher's own training: the student's, without a teacher."""
+    """The configuration that trains the teacher: the student's, without a teacher."""
     own = config.copy_and_resolve_references()
     own.student, own.terms, own.ce_weight = config.teacher.model, ConfigDict(), 1.0
     own.epochs = config.teacher.epochs or config.epochs
@@ -167,7 +167,7 @@ def prepare(
     workdir: Path,
     train: Callable,
 ) -> tuple[PyTree, dict[str, Any], Facts]:
-    """Loads or trains a teacher, and measures it before it teaches.
+    """Loads or trains a teacher, and evaluates it before distillation.
 
     Args:
       data: the fingerprint of this run's data.
@@ -178,7 +178,7 @@ def prepare(
       its replicated variables, its numbers, and its fingerprint.
 
     Raises:
-      UserError: it was trained for other classes, or is not as good as is said of it.
+      UserError: it was trained for other classes, or its accuracy is not the expected one.
     """
     info = loader.info
     if not config.teacher.weights:
@@ -198,14 +198,14 @@ def prepare(
 
 
 def check_export(config: ConfigDict, workdir: Path, data: Facts) -> dict[str, Any]:
-    """What an exported teacher says of itself; nothing for published weights.
+    """Metadata of an exported teacher; {} for published weights.
 
     Args:
       data: the fingerprint of this run's data.
 
     Raises:
-      UserError: its classes are others, or in another order. Or it was trained in this very
-        workdir, on data that are no longer the same.
+      UserError: its classes or their order differ from the data's; or it was trained in this
+        workdir, and the data have changed since.
     """
     path = weights_path(config, workdir)
     if not path.is_dir():
@@ -224,17 +224,17 @@ def check_export(config: ConfigDict, workdir: Path, data: Facts) -> dict[str, An
             " Restore what it began with, or start another --workdir"
         )
     if difference(then, data, TEST) or not TEST.keys() <= then.keys() & data.keys():
-        meta.pop("top1")  # it was measured on other images
+        meta.pop("top1")  # measured on other images
     return meta | {"path": path}
 
 
 def check_top1(config: ConfigDict, top1: float, meta: dict[str, Any], num_test: int) -> None:
-    """Raises UserError if the teacher is not as good as is said of it.
+    """Raises UserError if the accuracy of the teacher is not the expected one.
 
     Args:
-      top1: as it is measured now, in percent.
+      top1: the measured accuracy, in percent.
       meta: of `check_export`.
-      num_test: how many images it was measured on: two of them may fall on the other side.
+      num_test: number of test images; two of them may change sides by rounding.
     """
     if (expected := config.teacher.expect_top1) and abs(top1 - expected) > TOLERANCE:
         raise UserError(
@@ -250,7 +250,7 @@ def check_top1(config: ConfigDict, top1: float, meta: dict[str, Any], num_test: 
 
 
 def chance_warning(top1: float, info: DataInfo) -> str | None:
-    """One line if the teacher knows no more than someone who guesses."""
+    """A warning if the accuracy of the teacher is at chance level."""
     chance = 1 / info.num_classes
     noise = 2 * (chance * (1 - chance) / info.num_test) ** 0.5
     if top1 > 100 * (chance + noise):

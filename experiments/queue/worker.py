@@ -124,7 +124,7 @@ class Worker:
     def train(self, group: list[Job]) -> None:
         """Trains jobs together and measures them; what trainings print goes to FOLDER.log.
 
-        A student that diverges is left behind and fails alone.
+        A student that diverges is dropped and fails alone.
         """
         if not group:
             return

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from atkd_jax.errors import check_known
 from atkd_jax.models.mobilenetv1 import MobileNetV1
@@ -67,7 +67,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 
 def create(
-    name: str, num_classes: int, *, dtype: Any = jnp.float32, bn_axis: str | None = None
+    name: str, num_classes: int, *, dtype: DTypeLike = jnp.float32, bn_axis: str | None = None
 ) -> nn.Module:
     """The network called `name`, as a Flax module without parameters.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from atkd_jax.nn import layers
 from atkd_jax.types import Array, ModelOut
@@ -26,7 +26,7 @@ class SeparableBlock(nn.Module):
     channels: int
     stride: int
     depthwise: layers.Depthwise
-    dtype: Any
+    dtype: DTypeLike
     bn_axis: str | None
 
     @nn.compact
@@ -53,7 +53,7 @@ class MobileNetV1(nn.Module):
 
     num_classes: int
     depthwise: layers.Depthwise = layers.depthwise
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
     @nn.compact

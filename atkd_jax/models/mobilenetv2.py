@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from atkd_jax.nn import layers
 from atkd_jax.types import Array, ModelOut
@@ -34,7 +34,7 @@ class InvertedResidual(nn.Module):
     expand: bool
     act: Callable[[Array], Array]
     depthwise: layers.Depthwise
-    dtype: Any
+    dtype: DTypeLike
     bn_axis: str | None
 
     @nn.compact
@@ -79,7 +79,7 @@ class MobileNetV2(nn.Module):
     expand_first: bool = False
     dropout: float = 0.2
     depthwise: layers.Depthwise = layers.depthwise
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
     @nn.compact

@@ -8,10 +8,10 @@ stride 1, no pooling) of CRD's and AFD's benchmarks.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from atkd_jax.nn import layers
 from atkd_jax.types import Array, ModelOut
@@ -22,7 +22,7 @@ class Bottleneck(nn.Module):
 
     width: int
     stride: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
     @nn.compact
@@ -58,7 +58,7 @@ class ResNet(nn.Module):
     blocks: tuple[int, int, int, int]
     block: type[nn.Module]
     small_stem: bool = False
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
     @nn.compact

@@ -8,10 +8,10 @@ channels, as in the original.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from atkd_jax.nn import layers
 from atkd_jax.types import Array, ModelOut
@@ -23,7 +23,7 @@ class BasicBlock(nn.Module):
     width: int
     stride: int
     shortcut: str = "B"
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
     @nn.compact
@@ -60,7 +60,7 @@ class ResNetCifar(nn.Module):
     depth: int
     widths: tuple[int, int, int, int] = (16, 16, 32, 64)
     shortcut: str = "B"
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
     @nn.compact

@@ -9,11 +9,11 @@ has a ReLU after its depthwise convolution, and convolutions are initialised as 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from atkd_jax.nn import layers
 from atkd_jax.types import Array, ModelOut
@@ -66,7 +66,7 @@ class PointwiseConv(nn.Module):
 
     features: int
     groups: int = 1
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -98,7 +98,7 @@ class V1Block(nn.Module):
     channels: int
     stride: int
     depthwise: layers.Depthwise
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
     @nn.compact
@@ -126,7 +126,7 @@ class V2Block(nn.Module):
     channels: int
     stride: int
     depthwise: layers.Depthwise
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
     @nn.compact
@@ -169,7 +169,7 @@ class ShuffleNet(nn.Module):
     widths: tuple[int, int, int]
     head: int | None = None
     depthwise: layers.Depthwise = layers.depthwise
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
     @nn.compact

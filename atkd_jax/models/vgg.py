@@ -6,10 +6,9 @@ The networks of CRD's benchmark (Tian et al. 2020, arXiv 1910.10699; github Hobb
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from atkd_jax.nn import layers
 from atkd_jax.nn.conv import conv_cpu_layout
@@ -22,7 +21,7 @@ class ConvBlock(nn.Module):
     """A 3x3 convolution with bias and its norm; returns the output before and after its ReLU."""
 
     width: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
     @nn.compact
@@ -54,7 +53,7 @@ class VGG(nn.Module):
 
     num_classes: int
     convs: tuple[int, int, int, int, int]
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
     @nn.compact

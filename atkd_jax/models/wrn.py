@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from atkd_jax.nn import layers
 from atkd_jax.types import Array, ModelOut
@@ -20,7 +20,7 @@ class WideBlock(nn.Module):
 
     width: int
     stride: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
     @nn.compact
@@ -52,7 +52,7 @@ class WideResNet(nn.Module):
     num_classes: int
     depth: int
     widen: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
     @nn.compact

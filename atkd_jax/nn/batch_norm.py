@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from atkd_jax.types import Array
 
@@ -35,7 +34,7 @@ class BatchNorm(nn.Module):
     use_running_average: bool
     axis: int | tuple[int, ...] = -1
     axis_name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from atkd_jax.nn import ops
 from atkd_jax.nn.batch_norm import BatchNorm
@@ -23,7 +23,7 @@ from atkd_jax.types import Array
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def conv(features: int, kernel: int, stride: int = 1, *, dtype: Any, name: str) -> nn.Conv:
+def conv(features: int, kernel: int, stride: int = 1, *, dtype: DTypeLike, name: str) -> nn.Conv:
     """A `kernel` x `kernel` convolution without bias, with equal padding on both sides.
 
     'SAME' would pad only the far side at stride 2, which is a different network.
@@ -41,7 +41,7 @@ def conv(features: int, kernel: int, stride: int = 1, *, dtype: Any, name: str) 
     )
 
 
-def batch_norm(*, train: bool, dtype: Any, bn_axis: str | None, name: str) -> BatchNorm:
+def batch_norm(*, train: bool, dtype: DTypeLike, bn_axis: str | None, name: str) -> BatchNorm:
     """Batch normalisation over all axes but the channels.
 
     Training uses the batch's statistics, averaged over the device axis `bn_axis` if given;
@@ -176,7 +176,7 @@ class DepthwiseConv(nn.Module):
 
     stride: int
     compute: Depthwise = depthwise
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     kernel_init: Callable[..., Array] = conv_init
 
     @nn.compact

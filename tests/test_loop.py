@@ -120,9 +120,7 @@ def trip(monkeypatch):
 
 @pytest.mark.slow
 @counts
-def test_a_loss_that_is_not_finite_drops_one_student(
-    count, teacher, tmp_path, trip, capsys
-):
+def test_a_loss_that_is_not_finite_drops_one_student(count, teacher, tmp_path, trip, capsys):
     configs = [student(teacher, "kd") for _ in range(count)]
     configs[0].terms = trip
     for config in configs:
@@ -180,9 +178,11 @@ def test_checkpoints_come_every_n_steps(count, teacher, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_students_that_are_done_are_not_trained_again(teacher, tmp_path):
+def test_students_that_are_done_are_not_trained_again(teacher, tmp_path, capsys):
     configs, workdirs = [student(teacher, "none", seed) for seed in range(2)], folders(tmp_path, 2)
+    (tmp_path / "company-0123456789ab").mkdir()
     train_students(configs, workdirs)
+    assert "company-0123456789ab is of an earlier version" in capsys.readouterr().out
     done = (workdirs[0] / "summary.json").read_bytes()
     (workdirs[1] / "summary.json").unlink()
     first, second = train_students(configs, workdirs)

@@ -215,7 +215,7 @@ def test_a_teacher_of_several_students_is_asked_once():
     Counted.asked.clear()
     batch = Batch(*(jnp.asarray(x[0]) for x in batches()[:3]))
     before = jax.eval_shape(lambda: step.init(jax.random.key(0), INFO, BATCH))
-    after, metrics = jax.eval_shape(step, before, (), batch, jax.random.key(0))
+    after, metrics = jax.jit(step).eval_shape(before, (), batch, jax.random.key(0))
     assert Counted.asked == [((), (BATCH, SIZE, SIZE, 3), False)]
     assert jax.tree.structure(after) == jax.tree.structure(before)
     assert "at" in metrics[0] and "at" not in metrics[1]

@@ -98,6 +98,9 @@ def train_students(
         return finished
     data_seed = configs[0].seed if data_seed is None else data_seed
     home = workdirs[0] if len(configs) == 1 else shared_folder(configs, workdirs[0], data_seed)
+    old = sorted(workdirs[0].parent.glob("company-*"))
+    if len(configs) > 1 and old and not home.exists():
+        hosts.log_once(f"warning: {old[0]} is of an earlier version; its students start again")
     with contextlib.ExitStack() as held:
         stop = held.enter_context(stop_signal())
         held.enter_context(run_files.disk_errors(home))

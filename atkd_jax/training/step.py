@@ -40,7 +40,7 @@ class Step(Protocol):
     ) -> tuple[PyTree, Metrics | tuple[Metrics, ...]]: ...
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # jax.jit hashes it
 class TrainStep:
     """A training step of one student, on one device.
 
@@ -224,7 +224,7 @@ class TrainStep:
         ), metrics
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class SharedTeacherStep:
     """A training step of several students that runs the teacher's forward pass once.
 

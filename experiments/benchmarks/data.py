@@ -107,7 +107,7 @@ def bench_small(source: data.MemorySource, rounds: int) -> None:
     tx = optax.sgd(0.05, momentum=0.9)
     step = TrainStep(network, None, Objective(), tx, source.info.num_train // BATCH)
     state = step.init(key, source.info, BATCH)
-    train = jax.jit(lambda *args: step(*args))  # a step has no hash
+    train = jax.jit(step)
     batch = Batch(images[index], labels[index], index)
     step_seconds = best(lambda: train(state, (), batch, key), rounds, 2)
     print(f"{source.info.name} on {jax.devices()[0].device_kind}, ", end="")

@@ -9,9 +9,11 @@ Methods, networks and training steps are values with pure functions, for any tra
     student, teacher = (atkd.Network(net, data.info.mean, data.info.std) for net in networks)
     objective = atkd.Objective(0.1, {"kd": atkd.Term(0.9, atkd.methods.KD(temperature=4.0))})
     step = atkd.TrainStep(student, teacher, objective, optax.adam(1e-3), steps_per_epoch=22)
-    state = step.init(jax.random.key(0), data.info, batch_size=64)
-    batch = atkd.Batch(data.train.image[:64], data.train.label[:64], jax.numpy.arange(64))
-    state, metrics = jax.jit(step)(state, teacher_variables, batch, jax.random.key(0))
+    key, images, labels = jax.random.key(0), data.train.image[:64], data.train.label[:64]
+    state = step.init(key, data.info, batch_size=64)
+    variables = teacher.module.init(key, images / 255)  # better: of a trained teacher
+    batch = atkd.Batch(images, labels, jax.numpy.arange(64))
+    state, metrics = jax.jit(step)(state, variables, batch, key)
 
 `methods`, `models` and `data` are modules, whose `create` and `load` take names. A whole run with
 checkpoints and logs, as on the command line, is `train_and_evaluate(config, workdir)`.

@@ -10,14 +10,15 @@ from image_kinds import kinds
 from images import encoded, picture
 from PIL import Image
 
-from atkd_jax import data
+from atkd_jax import data, models
 from atkd_jax.data import preparation
+from atkd_jax.models.network import Network
 from examples import own_loop
 
 CLASSIFY = Path(__file__).parent.parent / "examples/device/classify.py"
-info = importlib.util.spec_from_file_location("classify", CLASSIFY)
-classify = importlib.util.module_from_spec(info)
-info.loader.exec_module(classify)
+spec = importlib.util.spec_from_file_location("classify", CLASSIFY)
+classify = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(classify)
 
 
 def write_kinds(root, sizes):
@@ -80,6 +81,11 @@ def test_what_has_another_size_covers_the_images_of_memory(tmp_path, shape, resi
 
 @pytest.mark.slow
 def test_methods_train_in_a_loop_of_ones_own():
-    teacher_variables, _ = own_loop.fit(own_loop.TEACHER, {}, None, epochs=0)  # as initialised
-    _, losses = own_loop.fit(own_loop.STUDENT, own_loop.METHODS, teacher_variables, epochs=1)
+    digits = data.load("digits")
+    teacher, student = (
+        Network(models.create(name, num_classes=10), digits.info.mean, digits.info.std)
+        for name in ("resnet14", "resnet8")
+    )
+    variables, _ = own_loop.fit(teacher, digits, epochs=0)  # as initialised
+    _, losses = own_loop.fit(student, digits, lambda image: teacher.apply(variables, image), 1)
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])

@@ -92,7 +92,7 @@ def writable(config: ConfigDict | None, workdir: Path) -> str:
     except (UserError, OSError) as found:
         unfit = found
     if not multihost_utils.process_allgather(np.bool_(unfit is None)).all():
-        raise unfit or ValueError(f"{workdir} can be used here, and not on another host")
+        raise unfit or UserError(f"{workdir} can be used here, and not on another host")
     mark = int(multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32))))
     notes = [workdir / f".doctor-{mark:08x}-{i}" for i in range(jax.process_count())]
     error, seen, made = None, [], []

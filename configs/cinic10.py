@@ -2,8 +2,8 @@
 
     python -m atkd_jax.main --config=configs/cinic10.py:method=rtk,pair=r56_r20 --workdir=DIR
 
-The paper says "270,000 images" and means all three splits; its accuracies fit training on the
-first 90,000. `--config.data.options.train=train+validation` trains on 180,000.
+The paper's "270,000 images" are all three splits; its accuracies are consistent with training on
+the first 90,000. `--config.data.options.train=train+validation` trains on 180,000.
 """
 
 from atkd_jax.data import Cinic10

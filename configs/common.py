@@ -33,10 +33,10 @@ def get_config() -> ConfigDict:
             teacher=dict(
                 model="",  # only read if there are terms
                 weights="",  # export/ of a run, or a file of PyTorch or safetensors; empty: train
-                weights_key="",  # where in such a file, as "state_dict_ema"; empty: no average
+                weights_key="",  # key within such a file, as "state_dict_ema"; empty: no average
                 expect_top1=0.0,  # stop if the teacher is further than half a point from it
-                mean=(),  # 3 numbers for pixels in 0..1, of such a file's training; empty: as the
-                std=(),  # student, whose are the data set's (an export knows its own)
+                mean=(),  # of pixels in 0..1, 3 numbers, as such a file was trained with; empty:
+                std=(),  # the data set's (an export contains its own)
                 epochs=0,  # of its own training; 0: as the student's
                 lr=0.0,
             ),

@@ -7,8 +7,8 @@ ImageNet's recipe at batch 64 in float32: crops of random size, flipped, read fr
 training. The teacher is trained first, on the same images. `--config.data.options.image_size=96`
 makes smaller crops. A classification set of TensorFlow Datasets: `--config.data.name=tfds:NAME`.
 
-Small images that all have one size are better off with CIFAR's recipe, in memory; if one of them
-has another size, the run says so and does not start:
+For small images of one size CIFAR's recipe, in memory, is better; a run with an image of another
+size is refused:
 
     python -m atkd_jax.main --config=configs/cifar10.py:method=kd,pair=r56_r20 --workdir=DIR \
       --config.data.name=folder:PATH

@@ -4,8 +4,8 @@
       --config.teacher.weights=resnet50-0676ba61.pth
     python -m atkd_jax.main --config=configs/imagenet.py --config.dry_run=True   # the plan, no data
 
-NOT RUN HERE: no accelerator and no ImageNet were at hand when this was written. What was checked is
-that the step compiles for its shapes (dry run) and that every part is tested on small data.
+NEVER RUN: no accelerator and no ImageNet were available. Checked: the step compiles for its shapes
+(dry run), and every part is tested on small data.
 
 The recipe is what MobileNetV2 is commonly trained with: cosine from 0.05 for a batch of 256 with
 weight decay 4e-5 (72 % alone after 150 epochs: github tonylins/pytorch-mobilenet-v2), 5 epochs of
@@ -16,7 +16,7 @@ distillation tables instead: rate 0.2 for a batch of 512, tenfold lower after 30
 weight decay 1e-4, no smoothing (mdistiller configs/imagenet), but with warm-up for the batch and
 without decay on batch norm.
 
-Crops of random size come with the stream (atkd_jax/data/decode.py); flips are made on the device.
+The stream crops at random sizes (atkd_jax/data/decode.py); the device flips.
 Weights of torchvision, https://download.pytorch.org/models: resnet50-0676ba61.pth (76.13 top-1),
 resnet34-b627a593.pth (73.31).
 """

@@ -5,7 +5,7 @@
 
 CIFAR weights are those of RepDistiller's run_cifar_distill.sh (github HobbitLong/RepDistiller)
 unless a line says otherwise; `gamma` there is `ce_weight` here, `alpha` the weight of kd, `beta`
-that of the method. What a pair of networks changes stands in pairs.py. A warm-up is linear in the
+that of the method. Changes for a pair of networks are in pairs.py. A warm-up is linear in the
 steps, from zero; mdistiller's goes up once an epoch, from 1 / epochs in the first.
 """
 

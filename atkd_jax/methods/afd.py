@@ -1,6 +1,6 @@
-"""Attention-based feature distillation: which student block should learn from which teacher block.
+"""Attention-based feature distillation: learned weights between teacher and student blocks.
 
-The attention between blocks and the distances that it weights are also those of RTK.
+RTK uses the same attention and distances.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class AFD(Method):
 
 
 class Attention(nn.Module):
-    """Pooled blocks, T of [B, C_i] and S of [B, C_j] -> how much of each t_i goes to each s_j.
+    """Attention of teacher blocks to student blocks: T of [B, C_i] and S of [B, C_j], both pooled.
 
     Attributes:
       dim: d.

@@ -26,10 +26,10 @@ class AFT(Method):
     """A reconstruction of AFT-KD: Attention and feature transfer based knowledge distillation
     (Yang et al. 2023, Scientific Reports 13:18369).
 
-    Only its abstract was within reach: "attention-and-feature blocks" that the student learns,
-    aligned with the teacher's block by block, and an "adaptive loss" that balances the terms by the
-    rate at which each goes down. Everything below is this project's reading of these words, and no
-    number of the paper is a target.
+    Only the abstract was available: "attention-and-feature blocks" of the student are aligned with
+    the teacher's block by block, and an "adaptive loss" balances the terms by the rate at which
+    each decreases. Everything below is this project's reading of it, and no number of the paper is
+    a target.
 
         A(F)   = H W M / sum_{hw} M,   M = mean_c F^2                                [B, H, W, 1]
         AFB(F) = A(F) F                                                              [B, H, W, C]
@@ -39,22 +39,22 @@ class AFT(Method):
         w      = 3 softmax(r / rate_temperature),   r_k = mean of L_k in the last epoch, over that
                  in the epoch before; w = 1 in the first two epochs
 
-    so that a term that goes down more slowly gets more weight. Levels are the stages that both
+    so that a term that decreases more slowly gets more weight. Levels are the stages that both
     networks have; the teacher's side has no parameters, or it could collapse.
 
-    The objective adds CE with weight one, so that this method returns the total minus CE: give it
-    the weight 1, ce_weight=1 and no term kd beside it. beta is to be chosen per pair such that
-    beta L_AFB is about as large as KL in the first epoch: run one and divide the metrics, kl / afb.
-    The default was measured so, 20.5 / 3.3, for ResNet-20 -> ResNet-8 and 10,000 CIFAR-10 images.
+    The objective adds CE with weight one, so this method returns the total minus CE: use it with
+    weight 1, ce_weight=1 and no kd term. Choose beta per pair of networks such that beta L_AFB is
+    about as large as KL in the first epoch: run one epoch and divide the metrics, kl / afb. The
+    default was measured that way, 20.5 / 3.3, for ResNet-20 -> ResNet-8 and 10,000 CIFAR-10 images.
 
     Metrics: kl and afb, which is without beta, and the three weights.
 
     Attributes:
       beta: of L_AFB, see above.
       temperature: of KL.
-      rate: the epoch to compare the last one with: "previous", the one before it, or "first".
+      rate: the epoch that the last one is compared with: "previous", the one before, or "first".
       rate_temperature: large values keep the weights near one.
-      transfer: "both"; or for ablations, only the unit "attention" A or only the unit "feature" F.
+      transfer: "both", or for ablations only the normalised "attention" A or "feature" F.
     """
 
     beta: float = setting(6.0, NOT_NEGATIVE)
@@ -106,7 +106,7 @@ class AFT(Method):
         return sum(losses, start=jnp.zeros(())), updated["batch_stats"]
 
     def _unit_block(self, feat: Array) -> Array:
-        """AFB, or the part of it to transfer, of length one per example."""
+        """AFB, or the part of it that is transferred, normalised per example."""
         block = {
             "both": attention_and_feature_block,
             "attention": spatial_attention,
@@ -153,7 +153,7 @@ def loss_weights(last: Array, reference: Array, temperature: float) -> Array:
 
 
 def record(history: dict[str, Any], losses: Array, epoch: Array | int, rate: str) -> dict[str, Any]:
-    """The history with one more set of losses, whose epoch may be a new one.
+    """Adds one call's losses [3] to the history; the first call of an epoch completes the last one.
 
     After the first epoch both means are that epoch's, so that all rates are still one.
     """

@@ -1,4 +1,4 @@
-"""Correlation congruence: how teacher and student differ on neighbours in the batch."""
+"""Correlation congruence: teacher-student differences on consecutive examples of a batch."""
 
 from __future__ import annotations
 

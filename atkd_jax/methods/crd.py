@@ -1,4 +1,4 @@
-"""Contrastive representation distillation: tell an example's teacher from those of others."""
+"""Contrastive representation distillation: match an example's teacher among other examples'."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class CRD(Method):
     other classes; RepDistiller's data loader draws without. Where the labels are not known in
     advance (`DataInfo.train_label` is None) they come from all other examples.
 
-    The scores of an example with the whole bank are one matrix product, and each counts as often as
-    it was drawn: for CIFAR on a CPU about three times faster than gathering the drawn rows, without
-    copies of them. What it takes is bounded by MAX_SCORES, whatever N and B. The banks take
-    8 N dim bytes: 51 MB for CIFAR, 1.3 GB for ImageNet.
+    An example is scored against the whole bank in one matrix product, and each score counts as
+    often as it was drawn: for CIFAR on a CPU about three times faster than gathering the drawn
+    rows. MAX_SCORES bounds the memory of the scores for any N and B. The banks take 8 N dim bytes:
+    51 MB for CIFAR, 1.3 GB for ImageNet.
 
     Attributes:
       dim: width of the embeddings.

@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation: the target class and the other classes apart."""
+"""Decoupled knowledge distillation: separate losses for the target and the other classes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class DKD(Method):
 
 
 def _decouple(z: Array, target: Array) -> tuple[Array, Array]:
-    """log b [B, 2], and log q [B, K], whose entry at the target means nothing."""
+    """log b [B, 2], and log q [B, K], whose entry at the target is meaningless."""
     log_sum = jax.nn.logsumexp(z, axis=-1)  # [B]
     log_others = jax.nn.logsumexp(z, axis=-1, where=~target)
     z_target = jnp.where(target, z, 0).sum(axis=-1)

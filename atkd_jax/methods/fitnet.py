@@ -37,8 +37,8 @@ class FitNet(Method):
 
     Attributes:
       tap: the hint layer.
-      use_relu: end the regressor in a ReLU, as RepDistiller does. A target that has not passed
-        one itself (WRN's residual sums) then has a negative part out of reach: turn it off there.
+      use_relu: end the regressor in a ReLU, as RepDistiller does. Turn it off for targets without
+        an activation of their own (WRN's residual sums), whose negative part it cannot reach.
     """
 
     tap: str = setting("stage2", NAME)

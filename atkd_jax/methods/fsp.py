@@ -1,4 +1,4 @@
-"""Flow of the solution procedure: how one stage's channels depend on the previous stage's."""
+"""Flow of the solution procedure: correlations of a stage's channels with the previous stage's."""
 
 from __future__ import annotations
 

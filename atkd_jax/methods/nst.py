@@ -1,4 +1,4 @@
-"""Neuron selectivity transfer: the distribution of the channels' activation patterns."""
+"""Neuron selectivity transfer: matches distributions of the channels' activation patterns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Knowledge review: a teacher's shallow stages teach the student's deeper ones too."""
+"""Knowledge review: the student's deeper stages also learn from the teacher's shallower ones."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class ReviewKD(Method):
     """Distilling Knowledge via Knowledge Review (Chen et al. 2021, arXiv 2104.09044).
 
     Levels are the stages that both networks have and the pooled features as a 1x1 map. From the
-    deepest to the shallowest, the student's x_l takes in what came from below (`Review`):
+    deepest to the shallowest, the student's x_l is fused with the deeper levels (`Review`):
 
         y_l = g_1 BN(conv1x1(x_l)) + g_2 y_{l+1},    g = sigmoid(conv1x1([.., y_{l+1}]))
         L   = sum_l HCL(BN(conv3x3(y_l)), F_t^l)
 
     with `hierarchical_context_loss`. Published weights for CIFAR (mdistiller): 0.6 to 8 by pair,
-    growing over 20 epochs, which is the business of the objective; ImageNet: 1 for ResNet-34 ->
+    with a warm-up over 20 epochs (`warmup_epochs` of the term); ImageNet: 1 for ResNet-34 ->
     ResNet-18 and 8 for ResNet-50 -> MobileNetV1 (there with max_mid_channels = 256).
 
     Attributes:
-      student_pre: take the student's stages before their activation: ImageNet. The teacher's are
-        always taken so.
-      max_mid_channels: y has as many channels as the student's pooled features, and no more.
+      student_pre: use the student's stages before their activation, as on ImageNet. The teacher's
+        always are.
+      max_mid_channels: y has as many channels as the student's pooled features, at most this many.
     """
 
     student_pre: bool = setting(False, FLAG)
@@ -64,7 +64,7 @@ class ReviewKD(Method):
         taps.tap_pairs("reviewkd", t, s, (*stages, "pooled"))
 
         def levels(out: ModelOut, pre: bool) -> list[Array]:
-            # A stage that ends without an activation has no twin.
+            # A stage that ends without an activation has no separate "_pre" tap.
             maps = [
                 out.feats.get(f"{stage}_pre" if pre else stage, out.feats[stage])
                 for stage in stages
@@ -83,7 +83,7 @@ class Review(nn.Module):
 
     Attributes:
       shapes: (H, W, C) of the teacher's levels, shallowest first as everything here.
-      mid: channels of what is passed up.
+      mid: channels of y.
       axis_name: the device axis of batch norm.
     """
 

@@ -1,4 +1,4 @@
-"""Representative teacher keys: AFD with the teacher blocks that really attend to something."""
+"""Representative teacher keys: AFD restricted to teacher blocks with concentrated attention."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class RTK(Method):
         L       = sum_i r_i mean_b sum_j a_ij mean_{hw} (v(SoftPool(s_j)) - v(t_i))^2
 
     A row of a sums to one, so a score is high where a teacher block attends to few student blocks.
-    r is a constant of the step: keys are selected by a mask, and learn through a. The best key is
-    always selected. There is no code of the authors; what the paper leaves open follows AFD's code
-    (batch norms, squared distances, the maps), and otherwise the fields below, whose defaults are
-    the recommended reading. Weight: AFD's, 200 beside 0.9 of kd with T = 4; the paper gives none.
+    r has no gradient: it masks keys, which learn through a. The best key is always selected. The
+    authors published no code; what the paper leaves open follows AFD's code (batch norms, squared
+    distances, the maps) or the fields below, whose defaults are the recommended reading.
+    Weight: AFD's, 200 beside 0.9 of kd with T = 4; the paper gives none.
 
     Metrics: representative_keys, how many are selected, and attention [S, T], the batch's mean.
 
@@ -56,15 +56,16 @@ class RTK(Method):
       select_on: "mean", the k largest entries of the batch's mean attention, or "per_sample", the
         mean over the batch of every example's k largest. At the start the mean attention is nearly
         uniform and that of one example is not, so the two differ.
-      ema: average what keys are selected on over steps too, with this decay; 0 means not to.
+      ema: decay of an average over optimiser steps of the attention that keys are selected on;
+        0: only that of the current step.
       threshold: "mean" of the scores; "fixed", threshold_factor / S, S student blocks; or "ratio",
         the keep_ratio T highest scores.
       threshold_factor: of threshold="fixed"; 0 selects all.
       keep_ratio: of threshold="ratio".
       rescale: multiply the loss by T / sum_i r_i, so that its size is AFD's.
-      select_warmup: steps during which all teacher blocks are used. Blocks that are not selected
-        get no gradient through the attention, so that an early choice tends to stay.
-      resample: how a student's map comes to the teacher's size: "softpool" of the features before
+      select_warmup: optimiser steps during which all teacher blocks are used. Blocks that are not
+        selected get no gradient through the attention, so an early selection tends to persist.
+      resample: how a student's map is resized to the teacher's: "softpool" of the features before
         they are squared, "softpool_map" of the activation map mean_c F^2, or "average" of that map
         as in AFD. Maps that are too small grow by repetition.
       softpool_exact_gradient: differentiate SoftPool's weights, too; see `soft_pool`.
@@ -107,7 +108,7 @@ class RTK(Method):
         attention = Attention(self.dim, self.query_relu, ctx.axis.name)
         a, batch_stats = attend(attention, extras.params, extras.state["batch_stats"], *blocks)
         before, now = self._averages(extras.state, ctx.axis.mean(self._example_mean(a)), ctx.step)
-        # Without the zeros that the average started from.
+        # Corrects the bias of an average that starts at zero.
         average = self._averaged(before, now) / (1 - self.ema ** (ctx.step + 1.0))
         r = self.representative(average)
         r = jnp.where(ctx.step < self.select_warmup, 1.0, r)  # [T]
@@ -134,12 +135,12 @@ class RTK(Method):
             tau = self.threshold_factor / n_s
         else:
             tau = jax.lax.top_k(score, max(1, round(self.keep_ratio * n_t)))[0][-1]
-        # Equal scores are to be treated alike, whatever their rounding.
+        # Treats equal scores alike despite rounding.
         tau = jnp.minimum(tau, score.max()) * (1 - 1e-6)
         return (score >= tau).astype(jnp.float32)
 
     def _example_mean(self, a: Array) -> Array:
-        """What keys are selected on, of this device's examples: [B, T, S] -> [T, S]."""
+        """The attention that keys are selected on, over these examples: [B, T, S] -> [T, S]."""
         a = jax.lax.stop_gradient(a)
         if self.select_on == PER_SAMPLE:
             # The k largest entries of this mean are the means of the examples' k largest.

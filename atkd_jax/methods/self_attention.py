@@ -20,7 +20,7 @@ SQRT_D = "sqrt_d"
 def attention_maps(
     feat: Array, heads: int = 4, scale: float | str = 10.0, size: tuple[int, int] = (8, 8)
 ) -> Array:
-    """Which positions of a feature map look alike, by scaled dot-product self-attention.
+    """Similarity of the positions of a feature map, by scaled dot-product self-attention.
 
     The map is average-pooled to `size`, its positions are the tokens X [B, N, C], N = h w, and its
     channels are split among the heads; queries and keys are the tokens themselves:
@@ -41,7 +41,7 @@ def attention_maps(
     d = c // heads
     x = ops.adaptive_avg_pool(feat, size)
     if scale == SQRT_D:
-        # Otherwise its variance is E[x^2] - E[x]^2, which cancels where the mean is large.
+        # The default algorithm, E[x^2] - E[x]^2, cancels where the mean is large.
         x = jax.nn.standardize(x, axis=-1, epsilon=1e-5, algorithm="stable")  # type: ignore[call-arg]  # not in JAX's stub
     x = x.reshape(b, -1, heads, d)  # [B, N, heads, d]
     if scale == SQRT_D:
@@ -59,21 +59,21 @@ class SelfAttention(Method):
 
         L = sum_l mean_{b,h,i} sum_j (A_s^l - A_t^l)_ij^2,    A [B, heads, N, N]
 
-    `attention_maps` defines A. The poster says only "self-attention, multi-head, scaled dot
-    product, MSE"; what it leaves open is decided here as follows. Maps compare positions with
-    positions, so channels need no adapter and may differ. Queries and keys are the features
-    themselves: random projections of a frozen teacher are arbitrary, and learned ones can make
-    both maps uniform, which costs nothing and teaches nothing. (Learned projections would have to
-    be fitted inside the teacher with its own cross-entropy first; this class does not do that.)
-    The mean squared error is summed over j, so that its size does not depend on N. Weight: there is
-    no published one; choose it so that the term is about as large as the KD term after one epoch.
+    `attention_maps` defines A. The poster specifies only "self-attention, multi-head, scaled dot
+    product, MSE"; the rest is decided here. Maps compare positions with positions, so channels may
+    differ without an adapter. Queries and keys are the features themselves: random projections of a
+    frozen teacher are arbitrary, and learned ones can make both maps uniform, which minimises the
+    loss and teaches nothing. (Learned projections would have to be trained inside the teacher with
+    its own cross-entropy first, which this class does not do.) The squared error is summed over j,
+    so that its size does not depend on N. No weight is published; choose one that makes the term
+    about as large as the KD term after one epoch.
 
     Attributes:
       taps: the features to compare; none named: every stage that both networks have.
       heads: parts into which the channels are split; must divide those of both networks.
-      scale: 10 (cosines; 5 and 20 are worth a try) or "sqrt_d"; see `attention_maps`.
+      scale: of cosines (5 and 20 are reasonable too), or "sqrt_d"; see `attention_maps`.
       max_size: larger maps are pooled to max_size x max_size: 8 for CIFAR, 14 for ImageNet. Memory
-        grows with its fourth power.
+        is proportional to its fourth power.
     """
 
     taps: tuple[str, ...] = setting((), tuple_of(NAME))

@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation: which examples of a batch resemble each other."""
+"""Similarity-preserving distillation: similarities between the examples of a batch."""
 
 from __future__ import annotations
 

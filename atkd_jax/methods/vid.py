@@ -1,4 +1,4 @@
-"""Variational information distillation: a Gaussian guess of the teacher's features."""
+"""Variational information distillation: a Gaussian model of the teacher's features."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class VID(Method):
         L = sum_l mean_{b,h,w,c} 1/2 ((mu(F_s^l) - F_t^l)^2 / sigma^2 + log sigma^2)
 
     The negative log-likelihood of the teacher's features without its constant: it may be negative,
-    and is 1/2 log 5 = 0.80 per stage for a perfect guess at the start. Of two maps of different
-    size the larger is average-pooled. Published weight: 1 (RepDistiller; mdistiller forgets to
-    train rho).
+    and is 1/2 log 5 = 0.80 per stage for a perfect prediction at the start. Of two maps of
+    different size the larger is average-pooled. Published weight: 1 (RepDistiller; mdistiller does
+    not train rho).
 
     Attributes:
       taps: the features to compare; none named: every stage that both networks have.

@@ -184,7 +184,10 @@ def check_devices(method, t, s):
         close(grad_s_d, grad_s, "the student's gradients on several devices are not those of one")
         for x, expected in zip(jax.tree.leaves(states), jax.tree.leaves(state), strict=True):
             assert np.array_equal(x, np.stack([x[0]] * DEVICES)), f"state differs by device: {x}"
-            close(x[0], expected, "state on several devices is not that of one")
+            # A running mean of zero, such as one that follows a batch norm, is rounding.
+            atol = 1e-7 + 1e-5 * np.abs(expected).max()
+            message = "state on several devices is not that of one"
+            np.testing.assert_allclose(x[0], expected, rtol=0, atol=atol, err_msg=message)
 
 
 def close(tree, expected, message):
@@ -202,10 +205,10 @@ def check_micro_batches(method, t, s):
     def state_after(seed, micro_batches):
         """After four steps, that is two epochs, and the first call of the fifth."""
         steps = [step for step in range(4) for _ in range(micro_batches)]
-        state, student = extras.state, jax.tree.map(lambda x: x + jnp.asarray(seed, x.dtype), s)
+        state, batch = extras.state, fake_batch(seed)
+        teacher, student = jax.tree.map(lambda x: x * (1 + seed * x), (t, s))  # other examples
         for step in (*steps, 4):
-            batch = fake_batch(seed)
-            (_, state), _ = call(extras.params, state, t, student, batch, jnp.int32(step))
+            (_, state), _ = call(extras.params, state, teacher, student, batch, jnp.int32(step))
         return state
 
     leaves = [jax.tree.leaves(state_after(*args)) for args in ((0, 1), (1, 1), (0, 2))]

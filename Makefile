@@ -16,7 +16,7 @@ tables: $(VENV)/.ready
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-# Without what takes long: marks are explained in pyproject.toml.
+# Skips tests marked slow or hosts; pyproject.toml explains the marks.
 quick: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not hosts"
 

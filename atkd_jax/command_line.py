@@ -16,6 +16,9 @@ from atkd_jax.errors import UserError
 from atkd_jax.runtime import hosts
 from atkd_jax.runtime.preemption import Interrupted
 
+# Errors whose message is enough; anything else is a bug, whose traceback is printed.
+MISTAKES = (UserError, OSError, FloatingPointError)
+
 
 @contextlib.contextmanager
 def entry_point(
@@ -43,7 +46,7 @@ def entry_point(
         sys.exit(0)
     except KeyboardInterrupt:
         hosts.abort(interrupted)
-    except (UserError, OSError, FloatingPointError) as error:
+    except MISTAKES as error:
         hosts.abort(f"error: {error}")
     except Exception:
         if hosts.is_multi_host():
@@ -73,7 +76,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(low: float, high: float, kind: type = int) -> Callable[[str], float]:
-    """An argparse type: a number from `low` to `high`, which NaN is not."""
+    """An argparse type: a number from `low` to `high`, NaN is rejected."""
 
     def read(text: str) -> float:
         with contextlib.suppress(ValueError):

@@ -84,10 +84,10 @@ def teacher(config: ConfigDict) -> str:
 def writable(config: ConfigDict | None, workdir: Path) -> str:
     """Checks that a run there can be resumed, and that all hosts see what each of them writes."""
     if config is not None:
-        run_files.check_same(config)
+        run_files.check_equal_configs(config)
     unfit = None
     try:
-        run_files.check_mine(config, workdir)
+        run_files.check_workdir(config, workdir)
         run_files.read_summary(workdir)
     except (UserError, OSError) as found:
         unfit = found

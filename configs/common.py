@@ -12,7 +12,9 @@ from atkd_jax.data.mix import Mix
 from atkd_jax.errors import check_known
 from atkd_jax.methods import find
 from atkd_jax.training import settings
+from atkd_jax.training.objective import Objective
 from atkd_jax.training.optim import Optimizer, Schedule
+from atkd_jax.training.step import TrainStep
 from configs import methods, pairs
 
 
@@ -40,15 +42,15 @@ def get_config() -> ConfigDict:
                 epochs=0,  # of its own training; 0: as the student's
                 lr=0.0,
             ),
-            ce_weight=1.0,
-            label_smoothing=0.0,  # of the cross-entropy with the labels
+            ce_weight=Objective.ce_weight,
+            label_smoothing=Objective.label_smoothing,  # of the cross-entropy with the labels
             terms=dict(),  # method or MODULE:NAME -> {weight, warmup_epochs, its own fields}
             batch_size=64,  # of all devices together
-            accumulate=1,  # micro-batches that a device makes of its part, to save memory
+            accumulate=TrainStep.accumulate,  # micro-batches per step, to save memory
             epochs=240,
             optimizer=settings.defaults(Optimizer),
             schedule=settings.defaults(Schedule),
-            ema=0.0,  # decay of the student's average, which is then tested and exported; 0: none
+            ema=TrainStep.ema,  # decay of the student's average, then tested and exported; 0: none
             dtype="float32",  # or bfloat16, of the networks; parameters and losses are float32
             parallel="shard_map",  # or pmap, none
             sync_batch_norm=True,  # else every device normalises with statistics of its own part

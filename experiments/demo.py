@@ -1,4 +1,4 @@
-"""The idea in three minutes on two CPU cores: a teacher, and three ways to train a student.
+"""The idea in five minutes on two CPU cores: a teacher, and three ways to train a student.
 
     python -m experiments.demo [--workdir=runs/demo] [--seeds=3]
 
@@ -87,7 +87,7 @@ def draw(workdir: Path) -> None:
         *((f"student, {name}", config.student, f"{method}-0") for method, name in METHODS.items()),
     ]:
         network = from_config.network(config, model, source.info)
-        like = teachers.variables_like(network, source.info)
+        like = teachers.abstract_variables(network, source.info)
         variables = load_export(workdir / folder / "export", like)
         networks[title] = attention_plot.attention(network, variables, image)
     names = [source.info.class_names[k] for k in PICTURED]

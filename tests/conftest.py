@@ -1,4 +1,4 @@
-"""Eight simulated CPU devices for every test, set before JAX wakes up."""
+"""Eight simulated CPU devices for every test, set before JAX is imported."""
 
 import os
 import random

@@ -30,11 +30,6 @@ TERMS = {
     "sp": Term(100.0, create("sp")),
     "rkd": Term(1.0, create("rkd")),
 }
-# Every method that compares examples or has batch norm of its own, so weighted that all matter.
-APART = {
-    name: Term(1.0, create(name))
-    for name in ("sp", "rkd", "cc", "pkt", "crd", "fitnet", "afd", "rtk", "aft", "reviewkd")
-}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -55,7 +50,7 @@ def source():
 
 
 @functools.cache
-def trained(mode, devices, synchronised=True, loop=False, apart=False):
+def trained(mode, devices, synchronised=True, loop=False):
     """Parameters after five steps, each step's metrics, the test result and how often traced."""
     parallel = Parallel(mode, jax.devices()[:devices])
     data = source()
@@ -63,8 +58,8 @@ def trained(mode, devices, synchronised=True, loop=False, apart=False):
     module = functools.partial(models.create, num_classes=10)
     bn_axis = parallel.axis.name if synchronised else None
     student = Network(module("resnet8", bn_axis=bn_axis), *STATS)
-    teacher = Network(module("resnet8" if apart else "resnet14"), *STATS)  # compiles sooner
-    objective = Objective(0.1, APART if apart else TERMS)
+    teacher = Network(module("resnet14"), *STATS)
+    objective = Objective(0.1, TERMS)
     tx = optax.sgd(0.005, momentum=0.9)  # float32 noise grows with the rate
     aug = Augment(pad=1, flip=True)
     key = jax.random.key(0)
@@ -109,15 +104,6 @@ def test_every_way_to_run_the_step_gives_the_same_parameters(mode, devices):
     assert difference(reference, variables) < 1e-5
     assert_same_metrics(ours, metrics, 1e-5)
     np.testing.assert_allclose(list(our_test.values()), list(test.values()), rtol=1e-5)
-    assert traces == 1
-
-
-@pytest.mark.slow
-def test_methods_that_look_beyond_their_device_are_the_same_on_four():
-    reference, metrics, _, _ = trained("none", 1, apart=True)
-    variables, ours, _, traces = trained("shard_map", 4, apart=True)
-    assert_same_metrics(ours, metrics, 1e-4)
-    assert difference(reference, variables) < 1e-5
     assert traces == 1
 
 

@@ -31,8 +31,8 @@ from atkd_jax.data.tfds_datasets import Cifar, Cinic10, ImageNet, Svhn, Tfds
 from atkd_jax.errors import UserError, check_known
 from atkd_jax.ranges import Range
 
-# Name in the configuration -> type. Of "kind:PATH" the kind is looked up here. The type's field
-# without a default, if it has one, is the path, or the name itself where there is none.
+# Name in the configuration -> type. "kind:PATH" is looked up as "kind:". PATH, or the name if there
+# is no path, becomes the required field of the type, if it has one.
 DATASETS: dict[str, type[Dataset]] = {
     "digits": Digits,
     "cifar10": Cifar,

@@ -105,7 +105,7 @@ def _orientation(data: bytes | np.ndarray) -> np.int32:
 
 
 def _content(data: bytes | np.ndarray) -> bytes:
-    """The argument of a NumPy function: bytes in a graph, an array of one object outside."""
+    """The bytes of a file: bytes in a graph, an array of one object in eager mode."""
     return np.asarray(data, object).item()
 
 

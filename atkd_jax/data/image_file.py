@@ -82,7 +82,7 @@ def opened(file: File) -> Image.Image:
 
 
 def _is_plain_png(image: Image.Image) -> bool:
-    """Whether it is a PNG without metadata, whose pixels Pillow would decode to look for some."""
+    """Whether it is a PNG without EXIF; Pillow would decode all pixels to look for it."""
     if not isinstance(image, PngImageFile) or image.fp is None:
         return False
     file, kind = image.fp, b""

@@ -71,7 +71,7 @@ class StreamSource:
     info: DataInfo
     records: Records
     share: Share
-    crop_ratio: float = 224 / 256
+    crop_ratio: float
     corrupt: Corrupt = dataclasses.field(default_factory=Corrupt)
 
     def __post_init__(self) -> None:

@@ -79,7 +79,7 @@ def read(workdir: Path) -> Student:
         )
     module = models.create(meta["model"], meta["num_classes"])
     network = Network(module, tuple(meta["mean"]), tuple(meta["std"]))
-    abstract = teachers.variables_like(network, source.info)
+    abstract = teachers.abstract_variables(network, source.info)
     variables = checkpoint.load_export(workdir / "export", abstract, meta)
     return Student(network, variables, meta, summary, source)
 

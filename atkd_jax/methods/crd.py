@@ -133,8 +133,8 @@ class CRD(Method):
         return memory.at[index].set(ops.l2_normalize(row))
 
 
-# The loss. Everything here is of one network's embeddings divided by the temperature, e [B, dim],
-# and the other network's bank, memory [N, dim].
+# The loss. The functions below take one network's embeddings divided by the temperature,
+# e [B, dim], and the bank of the other network, memory [N, dim].
 
 
 def _nce(e: Array, memory: Array, log_z: Array, index: Array, negatives: Array) -> Array:
@@ -188,7 +188,7 @@ def _over_examples(one, e: Array, memory: Array, index: Array, negatives: Array)
 
 def _sorted_by_class(data: DataInfo, other_classes: bool) -> dict[str, Array]:
     """The training set sorted by class: its order [N], and where every example's class starts and
-    stops in that order, [N] each. Without labels everyone is a class.
+    stops in that order, [N] each. Without labels every example is a class of its own.
     """
     n = data.num_train
     label = np.arange(n)

@@ -24,7 +24,7 @@ class DKD(Method):
         L = T^2 mean_b (alpha KL(b_t || b_s) + beta KL(q_t || q_s))
 
     y is the label. KL(p_t || p_s) = KL(b_t || b_s) + (1 - p_t,y) KL(q_t || q_s): plain distillation
-    silences the second part where the teacher is sure. Published: weight 1 beside 1 of
+    suppresses the second term where the teacher is confident. Published: weight 1 beside 1 of
     cross-entropy; CIFAR-100 T = 4 and the weight warmed up over 20 epochs, beta 2 to 8 by pair
     (8 for most); ImageNet T = 1, beta 0.5 for ResNet-34 -> ResNet-18 (mdistiller).
 

@@ -150,7 +150,7 @@ def load(file: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
                     left -= len(args[0])  # the same list may be given again and again
                 stack.append(_rebuild(function.path, args))
             case "BUILD":
-                stack.pop()  # attributes: nobody reads them
+                stack.pop()  # attributes, which are ignored
             case _:
                 raise Unreadable(
                     f"it holds the pickle instruction {instruction}, which torch.save does not"

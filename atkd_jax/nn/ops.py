@@ -16,11 +16,11 @@ import numpy as np
 from atkd_jax.nn.batch_norm import BatchNorm
 from atkd_jax.types import Array
 
-EPSILON = 1e-12  # vectors shorter than this have no direction
+EPSILON = 1e-12  # norms below this count as zero
 
 
 def f32(x: Array) -> Array:
-    """The array in float32: features may come in bfloat16, losses may not."""
+    """Casts to float32: features may be bfloat16, losses never are."""
     return x.astype(jnp.float32)
 
 
@@ -68,7 +68,7 @@ def cross_entropy(logits: Array, label: Array, smoothing: float = 0.0) -> Array:
 
 
 def attention_map(feat: Array) -> Array:
-    """Where a network is active: mean_c F^2, [B, H, W, C] -> [B, H, W].
+    """Activation attention map mean_c F^2, [B, H, W, C] -> [B, H, W].
 
     Zagoruyko & Komodakis 2017 (arXiv 1612.03928), with the mean over channels of the authors' code.
     """
@@ -148,5 +148,5 @@ def dense(c_in: int, c_out: int, name: str | None = None) -> nn.Dense:
 def batch_norm(
     axis_name: str | None, axis: int | tuple[int, ...] = -1, name: str | None = None
 ) -> BatchNorm:
-    """Batch norm in training mode, always; `axis_name` is the device axis to average over."""
+    """Batch norm that always uses the statistics of the batch, over the axis `axis_name`."""
     return BatchNorm(use_running_average=False, axis=axis, axis_name=axis_name, name=name)

@@ -142,7 +142,7 @@ class Checkpoints:
         """Writes a checkpoint and returns when it is on disk. The newest step is not rewritten.
 
         Raises:
-          FloatingPointError: a number of the tree is not finite, with which no run could go on.
+          FloatingPointError: a value is NaN or infinite; no run can resume from it.
           OSError: it cannot be written.
         """
         if step == self.latest():
@@ -251,7 +251,7 @@ def read_export_meta(directory: Path) -> dict[str, Any]:
     """The JSON value beside exported variables.
 
     Raises:
-      UserError: there is no finished export, or its meta.json was edited badly.
+      UserError: there is no finished export, or its meta.json is invalid.
     """
     path = directory / EXPORT_META
     if not os.path.lexists(path):

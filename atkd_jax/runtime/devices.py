@@ -59,7 +59,7 @@ class Parallel:
         """Training steps per call, for data in memory.
 
         Fewer let a run react sooner to a signal; more save overhead, which on CPU is the memory
-        that the first step of every call allocates (benchmarks/step.py).
+        that the first step of every call allocates (experiments/benchmarks/step.py).
         """
         return 10 if self.devices[0].platform == "cpu" else 50
 

@@ -21,7 +21,7 @@ from atkd_jax import ranges
 from atkd_jax.errors import UserError
 
 FLAGS = "--coordinator_address=HOST:PORT, --num_processes and --process_id"
-GRACE = 2.0  # seconds in which others can print before process 0 ends, and they with it
+GRACE = 2.0  # seconds that other processes have to print before process 0 exits and ends them
 
 
 def connect(address: str | None, num_processes: int | None, process_id: int | None) -> None:

@@ -107,11 +107,11 @@ def check(config: ConfigDict, workdir: Path) -> None:
 
     Also if the hosts of the job were started with different configurations.
     """
-    check_same(config)
-    check_mine(config, workdir)
+    check_equal_configs(config)
+    check_workdir(config, workdir)
 
 
-def check_same(config: ConfigDict) -> None:
+def check_equal_configs(config: ConfigDict) -> None:
     """Raises UserError on all hosts unless all were started with the same configuration."""
     hosts.assert_equal_across_hosts(
         json.dumps(fixed(config.to_dict()), sort_keys=True),
@@ -119,7 +119,7 @@ def check_same(config: ConfigDict) -> None:
     )
 
 
-def check_mine(config: ConfigDict | None, workdir: Path) -> None:
+def check_workdir(config: ConfigDict | None, workdir: Path) -> None:
     """The part of `check` that involves this host only."""
     check_folder(workdir)
     if config is None:

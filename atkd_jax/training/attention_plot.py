@@ -26,8 +26,7 @@ PLOTTED = 6  # test images
 def write(path: Path, loader: Loader, networks: dict[str, tuple[Network, PyTree]]) -> None:
     """Plots the attention of networks on a few test images.
 
-    Fonts and drawing fail in many ways, and a run is complete without its plot: a failure is
-    logged and not raised.
+    Drawing may fail for many reasons, and a run does not need its plot: failures are logged.
 
     Args:
       networks: title -> network and variables.
@@ -81,7 +80,7 @@ def plot(path: Path, image: np.ndarray, names: list[str], networks: dict[str, Ma
     """
     from matplotlib.figure import Figure
 
-    text = {"fontsize": 9, "parse_math": False, "usetex": False}  # dollars are dollars
+    text = {"fontsize": 9, "parse_math": False, "usetex": False}  # no math text between $
     names = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in names]
     columns = [(title, size, m) for title, maps in networks.items() for size, m in maps.items()]
     figure = Figure(figsize=(1.15 * (1 + len(columns)) + 0.5, 1.15 * len(image) + 0.7), dpi=120)

@@ -24,12 +24,13 @@ def dataset(config: ConfigDict) -> data.Dataset:
     return data.create(config.data.name, **config.data.options.to_dict())
 
 
-def source(config: ConfigDict) -> data.Source:
-    """The data set, read (in memory) or opened (streamed)."""
+def source(config: ConfigDict, seed: int | None = None) -> data.Source:
+    """The data set, read (in memory) or opened (streamed), ordered by `seed` or by the config's."""
+    seed = config.seed if seed is None else seed
     hosts = jax.process_count()
     if config.batch_size % hosts:
         raise UserError(f"batch_size {config.batch_size} is not divisible by {hosts} hosts")
-    share = data.Share(config.batch_size // hosts, config.seed, jax.process_index(), hosts)
+    share = data.Share(config.batch_size // hosts, seed, jax.process_index(), hosts)
     return dataset(config).load(config.data.data_dir or None, share)
 
 

@@ -90,24 +90,37 @@ def train_students(
     check_students(configs)
     if len(set(workdirs)) < len(workdirs):
         raise UserError("a workdir is given twice; every student needs one of its own")
-    finished = [found for workdir in workdirs if (found := run_files.read_summary(workdir))]
-    if len(finished) == len(workdirs):
-        for workdir, result in zip(workdirs, finished, strict=True):
-            top1 = result["last"]["top1"]
-            hosts.log_once(f"{workdir} holds a finished run: top-1 {top1:.2f}")
-        return finished
     data_seed = configs[0].seed if data_seed is None else data_seed
-    home = workdirs[0] if len(configs) == 1 else shared_folder(configs, workdirs[0], data_seed)
-    old = sorted(workdirs[0].parent.glob("company-*"))
-    if len(configs) > 1 and old and not home.exists():
-        hosts.log_once(f"warning: {old[0]} is of an earlier version; its students start again")
-    with contextlib.ExitStack() as held:
-        stop = held.enter_context(stop_signal())
-        held.enter_context(run_files.disk_errors(home))
-        for folder in dict.fromkeys((home, *workdirs)):
-            held.enter_context(lock(folder))
-        held.enter_context(hosts.abort_on_lost_host())
-        return _train(configs, workdirs, home, data_seed, stop)
+    alone = len(configs) == 1
+    home = workdirs[0] if alone else shared_folder(configs, workdirs[0], data_seed)
+    if (results := _finished(workdirs)) is None:
+        before = [w / "checkpoints" for w in workdirs] + [*home.parent.glob("company-*")]
+        if not alone and not home.exists() and (old := [path for path in before if path.exists()]):
+            hosts.log_once(
+                f"warning: {old[0]} may hold earlier progress of these students; it is not used"
+            )
+        with contextlib.ExitStack() as held:
+            stop = held.enter_context(stop_signal())
+            held.enter_context(run_files.disk_errors(home))
+            for folder in dict.fromkeys((home, *workdirs)):
+                held.enter_context(lock(folder))
+            held.enter_context(hosts.abort_on_lost_host())
+            results = _finished(workdirs) or _train(configs, workdirs, home, data_seed, stop)
+    if not alone and jax.process_index() == 0:
+        shutil.rmtree(home, ignore_errors=True)
+    return results
+
+
+def _finished(workdirs: Sequence[Path]) -> list[dict[str, Any]] | None:
+    """The summaries, if all students are done."""
+    summaries = [run_files.read_summary(workdir) for workdir in workdirs]
+    results = [summary for summary in summaries if summary is not None]
+    if len(results) < len(workdirs):
+        return None
+    for workdir, result in zip(workdirs, results, strict=True):
+        top1 = result["last"]["top1"]
+        hosts.log_once(f"{workdir} holds a finished run: top-1 {top1:.2f}")
+    return results
 
 
 def check_students(configs: Sequence[ConfigDict]) -> None:
@@ -119,6 +132,11 @@ def check_students(configs: Sequence[ConfigDict]) -> None:
                 "students that are trained together share all but methods and seeds; these differ"
                 f" in {', '.join(sorted(keys))}: train them apart"
             )
+    if others and configs[0].accumulate > 1:
+        raise UserError(
+            "accumulate splits the batch that students under one teacher share; set accumulate=1"
+            " or train them apart"
+        )
 
 
 def shared_folder(configs: Sequence[ConfigDict], workdir: Path, data_seed: int) -> Path:
@@ -138,7 +156,7 @@ def _train(
     # Setup: devices, data, and a step for every student.
     lead = configs[0]
     parallel = make_parallel(lead)
-    loader = make_loader(from_config.source(lead), parallel, lead.batch_size, data_seed)
+    loader = make_loader(from_config.source(lead, data_seed), parallel, lead.batch_size, data_seed)
     info, steps_per_epoch = loader.info, loader.steps_per_epoch
     total = lead.epochs * steps_per_epoch
     students = [
@@ -167,7 +185,7 @@ def _train(
             run_files.write_json(student.workdir / "config.json", student.config.to_dict())
     checkpoints = Checkpoints(home / "checkpoints", lead.checkpoint.keep)
     group = Students(students, parallel, loader, checkpoints)
-    step, seconds = group.restore_or_initialise(home, known, total)
+    step, seconds = group.restore_or_initialise(home, known, total, data_seed)
     for student in group.active:  # keys that may change on resume
         run_files.write_json(student.workdir / "config.json", student.config.to_dict())
 
@@ -185,7 +203,8 @@ def _train(
         asked = group.asked_to_stop or (stop.asked and jax.process_count() == 1)
         if due or asked:
             group.collect_metrics(0, progress)
-            group.save(step, {"fingerprint": known, "seconds": time.monotonic() - began})
+            meta = {"fingerprint": known, "data_seed": data_seed}
+            group.save(step, meta | {"seconds": time.monotonic() - began})
         if asked and step < total:
             raise Interrupted(f"saved at step {step} of {total}")
 
@@ -227,26 +246,24 @@ def _train(
             "images_per_second": progress.images_per_second * count,
         } | ({"company": count} if students[1:] else {})
         for student, state in group:
-            config, network = student.config, student.setup.step.student
-            variables = student_variables(state)
-            meta = summary.export_meta(config, network, loader, student.history)
-            save_export(student.workdir / "export", variables, meta | {"fingerprint": known})
-            taught = student.setup.step.teacher is not None
-            if teacher and taught and jax.process_index() == 0:
+            network = student.setup.step.student
+            meta = summary.export_meta(student.config, network, loader, student.history)
+            meta |= {"fingerprint": known}
+            save_export(student.workdir / "export", student_variables(state), meta)
+        for student, state in group:  # not between exports, which other hosts wait for
+            config, step_of = student.config, student.setup.step
+            if step_of.teacher and jax.process_index() == 0:
                 networks = {
-                    f"teacher {config.teacher.model}": (teacher, teacher_variables),
-                    f"student {config.student}": (network, variables),
+                    f"teacher {config.teacher.model}": (step_of.teacher, teacher_variables),
+                    f"student {config.student}": (step_of.student, student_variables(state)),
                 }
                 attention_plot.write(student.workdir / "attention.png", loader, networks)
             params = student.setup.abstract_state.params
-            result = summary.about_student(config, network, params, info)
-            result |= ({"teacher": about_teacher} if taught else {}) | summary.results(
-                config, info, student.history
-            )
+            result = summary.about_student(config, step_of.student, params, info)
+            result |= {"teacher": about_teacher} if step_of.teacher else {}
+            result |= summary.results(config, info, student.history)
             results[student.workdir] = result | speed | {"fingerprint": known}
             run_files.write_json(student.workdir / "summary.json", results[student.workdir])
-        if home not in workdirs and jax.process_index() == 0:
-            shutil.rmtree(home)
     group.raise_if_dropped()
     for student in students:  # some may have been finished before
         results.setdefault(student.workdir, run_files.read_summary(student.workdir) or {})

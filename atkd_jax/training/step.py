@@ -232,7 +232,7 @@ class SharedTeacherStep:
 
     The compiled step computes one student after the other: their methods have different parameters,
     and on two CPU cores `jax.lax.map` over students of one method saves nothing and `jax.vmap` is
-    slower (benchmarks/shared_teacher.py).
+    slower (experiments/benchmarks/shared_teacher.py).
 
     Attributes:
       steps: with the same teacher or none, augmentation, mixing and devices. `accumulate` has to be

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from atkd_jax.errors import UserError
 from atkd_jax.runtime import fingerprint, hosts, run_files
 from atkd_jax.runtime.checkpoint import Checkpoints, nonfinite
 from atkd_jax.runtime.devices import Parallel
@@ -44,7 +45,8 @@ class Student:
     @property
     def name(self) -> str:
         """Distinguishes it from students that are trained with it."""
-        return f"{'+'.join(self.config.terms) or 'no method'}, seed {self.config.seed}"
+        terms = "+".join(self.config.terms) or "no method"
+        return f"{self.workdir.name} ({terms}, seed {self.config.seed})"
 
     def add(self, sums: dict[str, np.ndarray]) -> None:
         """Adds the metrics of some steps."""
@@ -91,7 +93,7 @@ class Students:
         return zip(self.active, self.states, strict=True)
 
     def restore_or_initialise(
-        self, home: Path, known: dict[str, Any], total: int
+        self, home: Path, known: dict[str, Any], total: int, data_seed: int
     ) -> tuple[int, float]:
         """Restores the newest checkpoint, or makes initial states.
 
@@ -99,6 +101,7 @@ class Students:
           home: the folder that contains the checkpoints.
           known: fingerprints of the present data, teacher and versions.
           total: steps of the run.
+          data_seed: seed of the order of the images.
 
         Returns:
           the step, and the seconds spent so far.
@@ -112,6 +115,10 @@ class Students:
         )
         if step is None:
             active = [s for s in self.all if run_files.read_summary(s.workdir) is None]
+            hosts.assert_equal_across_hosts(
+                repr([self.all.index(s) for s in active]),
+                f"hosts see different finished students beside {home}; is the disk shared?",
+            )
             self._continue_with(active, [self.parallel.init(s.setup.init_state) for s in active])
             return 0, 0.0
         if self.alone:
@@ -123,6 +130,11 @@ class Students:
         records = {"0": meta} if self.alone else meta["students"]
         states = [tree] if self.alone else [tree[i] for i in records]
         fingerprint.check_resumed(home, meta, known, step, int(states[0].step), total)
+        if (seed := meta.get("data_seed", self.all[0].config.seed)) != data_seed:
+            raise UserError(
+                f"the run in {home} began with data_seed {seed}, not {data_seed}; give that one, or"
+                " another workdir"
+            )
         for i, record in records.items():
             self.all[int(i)].resume(record, step)
         for i, message in meta.get("dropped", {}).items():
@@ -172,10 +184,10 @@ class Students:
             first, sums, last, taken, asked = jax.device_get(self.pending.popleft())
             self.asked_to_stop |= bool(asked)
             step = first + int(taken)
-            for student, own_sums, own in zip(self.active, sums, last, strict=True):
+            for student, own_sums in zip(self.active, sums, strict=True):
                 student.add(own_sums)
                 if student.error is None:
-                    student.error = self._diverged(own, step - 1)
+                    student.error = self._diverged(own_sums, first, step - 1)
             losses = [
                 own["loss"]
                 for student, own in zip(self.active, last, strict=True)
@@ -185,13 +197,25 @@ class Students:
                 self.raise_if_dropped()
             progress.advance(step, float(np.mean(losses)))
 
-    def _diverged(self, last: dict[str, np.ndarray], step: int) -> FloatingPointError | None:
-        if np.isfinite(last["loss"]):
+    def _diverged(
+        self, sums: dict[str, np.ndarray], first: int, last: int
+    ) -> FloatingPointError | None:
+        """The error of a student whose loss is not finite in one of these steps.
+
+        A call ends with the step in which the loss of the only student is not finite, and goes on
+        if there are others.
+        """
+        if np.isfinite(sums["loss"]):
             return None
-        bad = [k for k, value in last.items() if not np.all(np.isfinite(value)) and k != "loss"]
-        return self.checkpoints.diverged(
-            f"the loss is not finite at step {step} (in: {', '.join(bad) or 'loss'})"
-        )
+        bad = [k for k, value in sums.items() if not np.all(np.isfinite(value)) and k != "loss"]
+        where = f"at step {last}" if self.alone or first == last else f"in steps {first} to {last}"
+        what = f"the loss is not finite {where} (in: {', '.join(bad) or 'loss'})"
+        return self._error(what)
+
+    def _error(self, what: str) -> FloatingPointError:
+        if self.alone:
+            return self.checkpoints.diverged(what)
+        return FloatingPointError(f"{what}; lower optimizer.lr or the term's weight")
 
     def test(
         self, evaluate: Callable[[PyTree], dict[str, float]], epoch: int
@@ -225,7 +249,7 @@ class Students:
         for student, state in self:
             if where := nonfinite(state):
                 what = f"the state after step {step} is not finite (in: {where})"
-                student.error = student.error or self.checkpoints.diverged(what)
+                student.error = student.error or self._error(what)
         self._drop_diverged()
         names = {id(student): str(i) for i, student in enumerate(self.all)}
         tree = {names[id(student)]: state for student, state in self}

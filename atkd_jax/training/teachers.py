@@ -26,7 +26,7 @@ TEST = {key: name for key, name in DATA.items() if key.startswith("test_")}
 TOLERANCE = 0.5  # points of top-1 between `expect_top1` and what was measured
 
 
-def variables_like(network: Network, info: DataInfo) -> PyTree:
+def abstract_variables(network: Network, info: DataInfo) -> PyTree:
     """Shapes and dtypes of the network's variables."""
     image = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
     return jax.eval_shape(network.module.init, jax.random.key(0), image)
@@ -141,7 +141,7 @@ def load(
     Raises:
       UserError: tensors are missing, left over, or of other shapes.
     """
-    abstract = variables_like(network, info)
+    abstract = abstract_variables(network, info)
     if path.is_dir():
         return checkpoint.load_export(path, abstract, meta)
     found = convert.load_torch(path, config.teacher.weights_key)

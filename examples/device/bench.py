@@ -1,9 +1,9 @@
-"""Size, time and memory of a network as device files, its weights as they are drawn at the start.
+"""Size, time and memory of a network as device files, with random initial weights.
 
     pip install -e ".[litert,onnx]"
     python -m examples.device.bench --model=mobilenetv2 --size=224 --classes=1000
 
-Neither depends on what the weights are. Accuracy does: python -m atkd_jax.export measures it.
+None of them depends on what the weights are. Accuracy does: python -m atkd_jax.export measures it.
 """
 
 import argparse

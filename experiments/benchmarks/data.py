@@ -134,7 +134,7 @@ def bench_jpegs(folder: Path, rounds: int) -> None:
     info = DataInfo(
         "jpegs", (SIZE, SIZE, 3), ("0",), len(paths), len(paths), IMAGENET_MEAN, IMAGENET_STD
     )
-    source = data.StreamSource(info, FolderRecords(files, files), data.Share(BATCH))
+    source = data.StreamSource(info, FolderRecords(files, files), data.Share(BATCH), 224 / 256)
     contenders = {
         "decoder": lambda: decoder(source),
         "pillow": lambda: pillow(source),

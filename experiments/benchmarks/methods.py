@@ -89,7 +89,7 @@ def measure(config: ConfigDict, rounds: int) -> dict[str, float]:
     image = np.zeros((1, *loader.info.image_shape), np.float32)
     teacher, weights = setup.step.teacher, ()
     if teacher:
-        # Halved: an untrained network of 56 layers would blow its features up.
+        # Halved: an untrained network of 56 layers would overflow.
         weights = parallel.init(
             lambda: jax.tree.map(lambda x: x / 2, teacher.module.init(key, image))
         )

@@ -108,6 +108,8 @@ def read(text: str) -> ConfigDict:
     try:
         module = importlib.import_module(f"configs.{name}")
     except ModuleNotFoundError as error:
+        if error.name != f"configs.{name}":
+            raise
         raise UserError(f"{text}: there is no configs/{name}.py") from error
     if not hasattr(module, "get_config") or name == "common":
         raise UserError(f"{text}: configs/{name}.py is no configuration")

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from atkd_jax.command_line import Parser, entry_point, number
-from atkd_jax.errors import check_known
+from atkd_jax.errors import UserError, check_known
 from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.runtime.preemption import Interrupted, StopSignal, stop_signal
 from experiments import arguments
@@ -88,7 +88,7 @@ def start_per_device(devices: int) -> int:
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     gpus = given.split(",") if given else [str(i) for i in range(devices)]
     if devices > len(gpus):
-        sys.exit(f"error: --devices={devices}, but CUDA_VISIBLE_DEVICES is {given}")
+        raise UserError(f"--devices={devices}, but CUDA_VISIBLE_DEVICES is {given}")
     children = []
     for i in range(devices):
         only = {"CUDA_VISIBLE_DEVICES": gpus[i], "TPU_VISIBLE_CHIPS": str(i)}

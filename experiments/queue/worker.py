@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from atkd_jax.command_line import MISTAKES
 from atkd_jax.errors import UserError
 from atkd_jax.runtime import run_files
 from atkd_jax.runtime.preemption import Interrupted, stop_signal
@@ -22,9 +23,6 @@ from experiments.queue.jobs import Job
 from experiments.results import store
 from experiments.results.measure import commit, measure
 from experiments.results.schema import Damaged
-
-# Errors whose message is enough; anything else is a bug, whose traceback is printed.
-MISTAKES = (UserError, FloatingPointError, OSError)
 
 
 class Worker:

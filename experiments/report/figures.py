@@ -211,7 +211,7 @@ def draw_maps(
     networks = {"teacher": attention_plot.attention(teacher, variables, image)}
     student = from_config.network(config, config.student, source.info)
     for name in MAP_METHODS:
-        like = teachers.variables_like(student, source.info)
+        like = teachers.abstract_variables(student, source.info)
         networks[name] = attention_plot.attention(student, load_export(exports[name], like), image)
     names = [source.info.class_names[k] for k in range(PICTURED)]
     draft = draft_of(path)

@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from atkd_jax import data
+from atkd_jax.errors import UserError
 from atkd_jax.models.network import Network
 from atkd_jax.runtime.checkpoint import load_export
 from atkd_jax.runtime.devices import Parallel
@@ -50,8 +51,8 @@ def measure(job: Job, folder: Path, summary: dict[str, Any], commit: str) -> Lin
     network = from_config.network(config, config.student, loader.info)
     export = folder / "export"
     try:
-        variables = load_export(export, teachers.variables_like(network, loader.info))
-    except ValueError as error:
+        variables = load_export(export, teachers.abstract_variables(network, loader.info))
+    except UserError as error:
         raise Damaged(str(error)) from error
     prob, label = predict(network, variables, loader)
     other = UNSEEN.get(config.data.name)
@@ -125,7 +126,7 @@ def about_teacher(job: Job, info: DataInfo, summary: dict[str, Any]) -> dict[str
     path = Path(job.config.teacher.weights)
     if path.is_dir():
         network = from_config.network(job.config, job.config.teacher.model, info)
-        found = hash_of(load_export(path, teachers.variables_like(network, info)))
+        found = hash_of(load_export(path, teachers.abstract_variables(network, info)))
     else:
         found = jobs.digest(path)[: jobs.HASH_DIGITS]
     return summary["teacher"] | {"hash": found}

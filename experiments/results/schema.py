@@ -80,7 +80,7 @@ LINE = {
     "student": NETWORK,
     "seconds": RATE,
     "images_per_second": RATE,
-    "company": COUNT,
+    "company": COUNT,  # students trained together; the name that the lines in results/ have
     # os.cpu_count() may return None.
     "hardware": {"device": NAME, "devices": COUNT, "processes": COUNT, "cpus": (NULL, COUNT)},
     "versions": {...: NAME},

@@ -132,12 +132,12 @@ def test_a_loss_that_is_not_finite_drops_one_student(count, teacher, tmp_path, t
     complaint += " the checkpoint of step 2 is kept" if count == 1 else " lower optimizer.lr"
     with pytest.raises(FloatingPointError, match=complaint) as caught:
         train_students(configs, workdirs)
-    assert str(caught.value).startswith("0 (trip, seed 0): " if count > 1 else "the loss")
+    assert str(caught.value).startswith("trip, seed 0: " if count > 1 else "the loss")
     assert not (workdirs[0] / "summary.json").exists()
     if count == 1:
         assert saved_steps(workdirs[0]) == [1, 2]
         return
-    assert "0 (trip, seed 0) is dropped: the loss" in capsys.readouterr().out
+    assert "trip, seed 0 is dropped: the loss" in capsys.readouterr().out
     for config, workdir in zip(configs[1:], workdirs[1:], strict=True):
         assert [row["step"] for row in rows(workdir)] == [STEPS, 2 * STEPS]
         alone = tmp_path / f"alone-{workdir.name}"
@@ -155,7 +155,7 @@ def test_a_resumed_run_remembers_who_was_dropped(teacher, tmp_path, trip, monkey
         patched.setattr(loop.Log, "epoch", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         train_students(configs, workdirs)
     with pytest.raises(
-        FloatingPointError, match=r"^0 \(trip, seed 0\): the loss is not finite in steps 0 to 3 "
+        FloatingPointError, match=r"^trip, seed 0: the loss is not finite in steps 0 to 3 "
     ):
         train_students(configs, workdirs)
     assert not (workdirs[0] / "summary.json").exists()

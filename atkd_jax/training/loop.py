@@ -39,7 +39,7 @@ from atkd_jax.training import attention_plot, from_config, settings, summary, te
 from atkd_jax.training.evaluate import make_evaluate
 from atkd_jax.training.loader import make_loader
 from atkd_jax.training.setup import make_parallel, make_setup, steps_per_call
-from atkd_jax.training.step import student_variables
+from atkd_jax.training.step import check_shared_batch, student_variables
 from atkd_jax.training.students import Student, Students
 from atkd_jax.types import PyTree
 
@@ -93,6 +93,7 @@ def train_students(
     data_seed = configs[0].seed if data_seed is None else data_seed
     alone = len(configs) == 1
     home = workdirs[0] if alone else shared_folder(configs, workdirs[0], data_seed)
+    failure = None
     if (results := _finished(workdirs)) is None:
         before = [w / "checkpoints" for w in workdirs] + [*home.parent.glob("company-*")]
         if not alone and not home.exists() and (old := [path for path in before if path.exists()]):
@@ -105,9 +106,12 @@ def train_students(
             for folder in dict.fromkeys((home, *workdirs)):
                 held.enter_context(lock(folder))
             held.enter_context(hosts.abort_on_lost_host())
-            results = _finished(workdirs) or _train(configs, workdirs, home, data_seed, stop)
+            if (results := _finished(workdirs)) is None:
+                results, failure = _train(configs, workdirs, home, data_seed, stop)
     if not alone and jax.process_index() == 0:
         shutil.rmtree(home, ignore_errors=True)
+    if failure is not None:
+        raise failure
     return results
 
 
@@ -132,11 +136,7 @@ def check_students(configs: Sequence[ConfigDict]) -> None:
                 "students that are trained together share all but methods and seeds; these differ"
                 f" in {', '.join(sorted(keys))}: train them apart"
             )
-    if others and configs[0].accumulate > 1:
-        raise UserError(
-            "accumulate splits the batch that students under one teacher share; set accumulate=1"
-            " or train them apart"
-        )
+    check_shared_batch(len(configs), configs[0].accumulate)
 
 
 def shared_folder(configs: Sequence[ConfigDict], workdir: Path, data_seed: int) -> Path:
@@ -151,8 +151,12 @@ def _train(
     home: Path,
     data_seed: int,
     stop: StopSignal,
-) -> list[dict[str, Any]]:
-    """`train_students` in locked folders; checkpoints are kept in `home`."""
+) -> tuple[list[dict[str, Any]], FloatingPointError | None]:
+    """`train_students` in locked folders; checkpoints are kept in `home`.
+
+    Returns:
+      the summaries, {} for dropped students; and the error of dropped students, if there are any.
+    """
     # Setup: devices, data, and a step for every student.
     lead = configs[0]
     parallel = make_parallel(lead)
@@ -264,7 +268,6 @@ def _train(
             result |= summary.results(config, info, student.history)
             results[student.workdir] = result | speed | {"fingerprint": known}
             run_files.write_json(student.workdir / "summary.json", results[student.workdir])
-    group.raise_if_dropped()
     for student in students:  # some may have been finished before
         results.setdefault(student.workdir, run_files.read_summary(student.workdir) or {})
-    return [results[student.workdir] for student in students]
+    return [results[student.workdir] for student in students], group.failure()

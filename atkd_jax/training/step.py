@@ -252,11 +252,7 @@ class SharedTeacherStep:
             for field in ("augment", "mix", "axis", "steps_per_epoch"):
                 if getattr(step, field) != getattr(first, field):
                     raise UserError(f"students under one teacher must not differ in {field}")
-            if step.accumulate > 1 and len(self.steps) > 1:
-                raise UserError(
-                    "accumulate splits the batch that students under one teacher share; set"
-                    " accumulate=1 or train them apart"
-                )
+            check_shared_batch(len(self.steps), step.accumulate)
 
     @property
     def teacher(self) -> Network | None:
@@ -284,6 +280,15 @@ class SharedTeacherStep:
             grads = step.gradient(state, carried, t, batch, dropout, _method_key(rng))
             out.append(step.update(state, *grads))
         return tuple(state for state, _ in out), tuple(metrics for _, metrics in out)
+
+
+def check_shared_batch(students: int, accumulate: int) -> None:
+    """Raises UserError if the batch that several students share is split into micro-batches."""
+    if students > 1 and accumulate > 1:
+        raise UserError(
+            "accumulate splits the batch that students under one teacher share; set accumulate=1"
+            " or train them apart"
+        )
 
 
 class Carried(NamedTuple):

@@ -23,7 +23,7 @@ from atkd_jax.training.step import SharedTeacherStep, student_variables
 from atkd_jax.types import PyTree, TrainState
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Student:
     """One student in training.
 
@@ -45,8 +45,7 @@ class Student:
     @property
     def name(self) -> str:
         """Distinguishes it from students that are trained with it."""
-        terms = "+".join(self.config.terms) or "no method"
-        return f"{self.workdir.name} ({terms}, seed {self.config.seed})"
+        return f"{'+'.join(self.config.terms) or 'no method'}, seed {self.config.seed}"
 
     def add(self, sums: dict[str, np.ndarray]) -> None:
         """Adds the metrics of some steps."""
@@ -251,10 +250,9 @@ class Students:
                 what = f"the state after step {step} is not finite (in: {where})"
                 student.error = student.error or self._error(what)
         self._drop_diverged()
-        names = {id(student): str(i) for i, student in enumerate(self.all)}
-        tree = {names[id(student)]: state for student, state in self}
-        records = {names[id(student)]: student.record() for student in self.active}
-        errors = {names[id(s)]: str(s.error) for s in self.all if s.error}
+        tree = {str(self.all.index(student)): state for student, state in self}
+        records = {str(self.all.index(student)): student.record() for student in self.active}
+        errors = {str(i): str(student.error) for i, student in enumerate(self.all) if student.error}
         meta = meta | {"students": records, "dropped": errors}
         self.checkpoints.save(step, tree, meta)
 
@@ -269,9 +267,14 @@ class Students:
                     hosts.log_once(f"{student.name} is dropped: {student.error}")
             self._continue_with(*map(list, zip(*kept, strict=True)))
 
+    def failure(self) -> FloatingPointError | None:
+        """The error that names the dropped students; None if there are none."""
+        if self.alone:
+            return self.all[0].error
+        dropped = [f"{student.name}: {student.error}" for student in self.all if student.error]
+        return FloatingPointError("; ".join(dropped)) if dropped else None
+
     def raise_if_dropped(self) -> None:
         """Raises FloatingPointError if students were dropped."""
-        if self.alone and self.all[0].error:
-            raise self.all[0].error
-        if left := [f"{student.name}: {student.error}" for student in self.all if student.error]:
-            raise FloatingPointError("; ".join(left))
+        if error := self.failure():
+            raise error

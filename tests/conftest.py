@@ -21,6 +21,15 @@ jax.config.update("jax_compilation_cache_dir", ".cache/jax")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+# Files whose tests take minutes, most of them waiting for other processes.
+LONGEST = ("test_faults", "test_hosts", "test_loop", "test_full_disk", "test_launch", "test_resume")
+
+
+def pytest_collection_modifyitems(items):
+    """Runs the longest tests first, so that no worker is left with one when the others are done."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def npz(tmp_path_factory):
     """Images that a ResNet-8 learns in seconds."""

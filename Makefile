@@ -18,7 +18,7 @@ test: $(VENV)/.ready-dev
 
 # Skips tests marked slow or hosts; pyproject.toml explains the marks.
 quick: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not hosts"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not hosts and not tpu"
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from atkd_jax import methods
 from atkd_jax.command_line import entry_point, usage_error
 from atkd_jax.errors import UserError
-from atkd_jax.runtime import hosts, run_files
+from atkd_jax.runtime import hosts, run_files, topology
 from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.runtime.preemption import stop_signal
 from atkd_jax.training import settings
@@ -52,7 +52,10 @@ def train() -> None:
     """Trains, or prints the plan of a dry run."""
     if CONFIG.value is None:
         raise UserError("a run needs a configuration: add --config=configs/FILE.py")
-    hosts.connect(ADDRESS.value, PROCESSES.value, PROCESS.value)
+    if CONFIG.value.topology:  # compiles for devices that are not there, without other hosts
+        topology.leave_accelerators()
+    else:
+        hosts.connect(ADDRESS.value, PROCESSES.value, PROCESS.value)
     for line in settings.schedule_warnings(CONFIG.value):
         hosts.log_once(f"warning: {line}")
     if CONFIG.value.dry_run:

@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
             parallel="shard_map",  # or pmap, none
             sync_batch_norm=True,  # else every device normalises with statistics of its own part
             dry_run=False,  # print the plan of the run, compile its step, and stop
+            topology="",  # of a dry run: a slice of TPUs to compile for, as v5e:4x8
             steps_per_dispatch=0,  # 0: 50, on CPU 10, of a stream 1
             checkpoint=dict(every_epochs=1, every_steps=0, keep=2),
         )

@@ -1,17 +1,20 @@
 """A dry run says what a run will be and reads nothing."""
 
+import os
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 
+from atkd_jax.errors import UserError
 from atkd_jax.training import dry_run, from_config
 from atkd_jax.training.loader import make_loader
 from atkd_jax.training.setup import make_parallel
-from configs import cifar10, cinic10, imagenet, svhn
+from configs import cifar10, cinic10, digits, imagenet, svhn
 from tests.small_runs import PATIENCE, small_config, write_npz
 
 
@@ -40,6 +43,55 @@ def test_the_plan_compiles_without_data(mode, accumulate, monkeypatch):
     flops = int(re.search(r"XLA counts ([\d,]+) FLOPs", text)[1].replace(",", ""))
     # Teacher and student forwards, and a backward of twice the forward; the rest is a fifth more.
     assert flops == pytest.approx(4 * 25_003_264, rel=0.25)
+
+
+def test_a_step_that_does_not_fit_is_one_line(monkeypatch):
+    class Lowered:
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(
+                "RESOURCE_EXHAUSTED: Used 20G of 15.75G hbm.\nAnd so on"
+            )
+
+    compiling = lambda *_: types.SimpleNamespace(lower=lambda *_: Lowered())  # noqa: E731
+    monkeypatch.setattr(dry_run, "compile_steps", compiling)
+    with pytest.raises(UserError, match="does not fit .* accumulate: .* Used 20G of 15.75G hbm.$"):
+        dry_run.compile_step(dry_run.make_plan(small_cifar(batch_size=64)))
+
+
+@pytest.mark.slow
+@pytest.mark.tpu
+def test_a_slice_of_tpus_is_compiled_for(tmp_path):
+    """The command sets the environment itself. All numbers are those of XLA, bounds are ours."""
+    pytest.importorskip("libtpu")
+    command = [sys.executable, "-m", "atkd_jax.main", "--config=configs/digits.py:method=none"]
+    command += [f"--config.data.name=npz:{write_npz(tmp_path / 'data.npz')}"]
+    command += ["--config.dry_run=True", "--config.topology=v5e:2x4", "--config.batch_size=32"]
+    ours = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS")}
+    done = subprocess.run(command, capture_output=True, text=True, env=ours, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert "devices: 8 x TPU v5 lite of v5e:2x4, shard_map, float32" in done.stdout
+    check_slice(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.tpu
+def test_pmap_is_compiled_for_a_slice(tmp_path):
+    pytest.importorskip("libtpu")
+    config = digits.get_config("method=none")
+    config.data.name = f"npz:{write_npz(tmp_path / 'data.npz')}"
+    config.update(dry_run=True, topology="v5e:2x4", batch_size=32, parallel="pmap")
+    check_slice("\n".join(dry_run.describe_plan(config)))
+
+
+def check_slice(text):
+    """ResNet-8 on images of 8x8 and eight chips: nine batch norms, one gradient."""
+    assert "it fits into a chip's 16 GB" in text
+    reduces = re.search(r"collectives a step: (\d+) all-reduce of ([\d.]+) MiB together", text)
+    assert 10 <= int(reduces[1]) <= 30
+    assert 4 * 78_042 / 2**20 <= float(reduces[2]) < 0.5  # float32 gradients and statistics
+    time = re.search(r"XLA estimates ([\d.]+) ms", text)
+    bounds = re.search(r"([\d.]+) ms of arithmetic at 197 .*, ([\d.]+) ms of memory traffic", text)
+    assert float(time[1]) > 0 and float(bounds[2]) > float(bounds[1])
 
 
 def test_statistics_that_make_no_sense_are_refused_without_the_weights():

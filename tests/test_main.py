@@ -205,6 +205,17 @@ def test_a_schedule_that_is_cut_off_is_told_before_the_run_or_its_plan(
     assert then == "acts"
 
 
+def test_a_slice_to_compile_for_needs_no_accelerator_and_no_other_host(parse, monkeypatch):
+    did: list[str] = []
+    monkeypatch.setattr(main.hosts, "connect", None)
+    monkeypatch.setattr(main.hosts, "log_once", did.append)
+    monkeypatch.setattr(main.topology, "leave_accelerators", lambda: did.append("left"))
+    monkeypatch.setattr(main, "describe_plan", lambda config: [config.topology])
+    parse("--config=configs/imagenet.py", "--config.dry_run=True", "--config.topology=v5e:4x8")
+    main.train()
+    assert did == ["left", "v5e:4x8"]
+
+
 @pytest.mark.parametrize(
     "given, message",
     [

@@ -35,7 +35,9 @@ NUMBERS = (
     r"history\.(train/loss|test/\w+)\.\d+|roc\.fpr\.\d+|roc\.curves\.\w+\.(tpr\.\d+|area)|"
     r"matrix\.\d+\.\d+|resolved\.teacher\.expect_top1"
 )
-PLACES = r"resolved\.(checkpoint(\.\w+)?|data\.data_dir|dry_run|parallel|steps_per_dispatch)"
+PLACES = (
+    r"resolved\.(checkpoint(\.\w+)?|data\.data_dir|dry_run|parallel|steps_per_dispatch|topology)"
+)
 # What may be wrong without being found: path, damages, and why nothing can come of it.
 ACCEPTED = [
     (NUMBERS, "zero|half", "a number in its range that nothing else in the line contradicts"),

@@ -47,7 +47,7 @@ TAKEN = {
     ),
     "a file, folder or data set, which is looked for later": (("x",), "data.name"),
     "the same, or none": (("x", ""), "data.data_dir teacher.weights teacher.weights_key"),
-    "none": (("",), "teacher.model"),
+    "none": (("",), "teacher.model topology"),
     "a feature, which is looked for in the networks": (("x",), "terms.fitnet.tap"),
     "the same, or all": (
         ((), ("a",)),
@@ -161,6 +161,12 @@ def test_keys_that_are_missing_or_unknown_are_named():
         ({"ce_weight": 0, "terms": {}}, "there is nothing to learn"),
         ({"ce_weight": 0, "terms": {"kd": {"weight": 0.0}}}, "there is nothing to learn"),
         ({"terms": {"kd": {}}}, "terms.kd has no weight; add one, such as terms.kd.weight=1"),
+        ({"topology": "v5e:4x8"}, "^topology v5e:4x8 is only compiled for; add --config.dry_run=T"),
+        ({"topology": "v5d:4x8", "dry_run": True}, "^unknown generation of TPU .* 'v5d'; did you"),
+        (
+            {"topology": "v5e:4x8", "dry_run": True, "parallel": "none"},
+            "^parallel=none runs on one",
+        ),
     ],
 )
 def test_values_that_make_no_sense_together(changes, message):

@@ -40,6 +40,7 @@ WRITTEN = (
 RESUME_MAY_CHANGE = (
     "parallel",
     "dry_run",
+    "topology",
     "steps_per_dispatch",
     "checkpoint",
     "data.data_dir",

@@ -1,7 +1,8 @@
 """Describes a run without starting it: `--config.dry_run=True`. Downloads nothing.
 
-The step is compiled ahead of time for the present devices, from shapes alone: a run that does not
-fit in memory is found in minutes.
+The step is compiled ahead of time from shapes alone, for the present devices or for a slice of TPUs
+that nobody has yet (`--config.topology=v5e:4x8`): a run that does not fit in memory is found in
+minutes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ml_collections import ConfigDict
 from atkd_jax.errors import UserError
 from atkd_jax.models.network import Network
 from atkd_jax.models.size import count_macs, count_params
+from atkd_jax.runtime import hlo, topology
 from atkd_jax.runtime.devices import Parallel
 from atkd_jax.training import from_config, settings
 from atkd_jax.training.loader import MemoryLoader, StreamLoader
@@ -133,11 +135,12 @@ def about_run(config: ConfigDict, plan: Plan) -> list[str]:
     info, devices = plan.loader.info, plan.parallel.devices
     per_device = config.batch_size // len(devices)
     terms = ", ".join(f"{k} (weight {v.weight})" for k, v in config.terms.items()) or "none"
+    where = f"of {config.topology}" if config.topology else f"on {jax.process_count()} host(s)"
     micro = f" in {config.accumulate} micro-batches" if config.accumulate > 1 else ""
     total = config.epochs * plan.loader.steps_per_epoch
     lines = [
-        f"devices: {len(devices)} x {devices[0].device_kind} on {jax.process_count()} host(s),"
-        f" {config.parallel}, {config.dtype}",
+        f"devices: {len(devices)} x {devices[0].device_kind} {where}, {config.parallel},"
+        f" {config.dtype}",
         f"batch: {config.batch_size} = {len(devices)} x {per_device}{micro}",
         f"data: {info.name}, {info.num_train:,} training and {info.num_test:,} test images of"
         f" {'x'.join(map(str, info.image_shape))}, {info.num_classes} classes",
@@ -176,7 +179,37 @@ def about_network(role: str, name: str, network: Network, info: DataInfo) -> str
 
 
 def about_step(config: ConfigDict, plan: Plan) -> list[str]:
-    """Compiles the step and reports the memory and operations that XLA counts."""
+    """Compiles the step and reports what XLA counts: memory, operations, on a slice much more."""
+    began = time.monotonic()
+    compiled = compile_step(plan)
+    seconds = time.monotonic() - began
+    memory: Any = compiled.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    costs = compiled.cost_analysis() or {}
+    # XLA counts the body of a loop once: one step of a call, one micro-batch of a step.
+    counted = config.batch_size // len(plan.parallel.devices) // config.accumulate
+    lines = [
+        f"compiled in {seconds:.0f} s, {plan.steps_per_call} step(s) a call",
+        f"memory: {peak / GIB:.2f} GiB a device ({memory.temp_size_in_bytes / GIB:.2f} of it"
+        f" while a step runs); a checkpoint is {state_bytes(plan.setup) / MIB:.0f} MiB",
+        f"XLA counts {costs.get('flops', 0.0) / counted:,.0f} FLOPs an image of a step",
+    ]
+    if config.topology:
+        chip = topology.chip(config.topology)
+        fits = "fits" if peak <= chip.memory else "does NOT fit"
+        lines[1] += f"; it {fits} into a chip's {chip.memory / 1e9:.0f} GB"
+        lines += about_collectives(compiled.as_text() or "")
+        lines += about_time(config, plan, chip, costs)
+    return lines
+
+
+def compile_step(plan: Plan) -> jax.stages.Compiled:
+    """Compiles the step of a run ahead of time.
+
+    Raises:
+      UserError: it does not fit into the memory of a device.
+    """
     parallel, loader, step = plan.parallel, plan.loader, plan.setup.step
     teacher = ()
     if step.teacher:
@@ -184,21 +217,46 @@ def about_step(config: ConfigDict, plan: Plan) -> list[str]:
         teacher = jax.eval_shape(step.teacher.module.init, jax.random.key(0), image)
     state, teacher = parallel.shapes((plan.setup.abstract_state, teacher))
     number = Shape((), np.int32)
-    began = time.monotonic()
     multi_step: Any = compile_steps(step, parallel, loader.fetch)  # jitted, on a single host
-    compiled = multi_step.lower(
+    lowered = multi_step.lower(
         state, teacher, loader.train_data, loader.stack, number, number, number
-    ).compile()
-    seconds = time.monotonic() - began
-    memory: Any = compiled.memory_analysis()
-    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
-    flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
-    # XLA counts the body of a loop once: one step of a call, one micro-batch of a step.
-    counted = config.batch_size // len(parallel.devices) // config.accumulate
+    )
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            "the step does not fit into a device's memory; use more devices, a smaller batch_size"
+            f" or accumulate: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def about_collectives(text: str) -> list[str]:
+    """The collective operations of a step, from its optimised HLO."""
+    kinds = [
+        f"{count.number} {kind} of {count.bytes / MIB:.2f} MiB together"
+        for kind, count in hlo.collectives(text).items()
+    ]
+    return [f"collectives a step: {', '.join(kinds) or 'none'}"]
+
+
+def about_time(
+    config: ConfigDict, plan: Plan, chip: topology.Chip, costs: dict[str, float]
+) -> list[str]:
+    """Bounds of the time of a step: XLA's own, and a roofline of the chip's published numbers."""
+    flops, traffic = (
+        costs.get(key, 0.0) * config.accumulate for key in ("flops", "bytes accessed")
+    )
+    arithmetic, memory = topology.roofline(chip, flops, traffic)
+    xla = costs.get("optimal_seconds", 0.0) * config.accumulate
+    images = config.epochs * plan.loader.info.num_train
+    speed = config.batch_size / max(arithmetic, memory)
     return [
-        f"compiled in {seconds:.0f} s, {plan.steps_per_call} step(s) a call",
-        f"memory: {peak / GIB:.2f} GiB a device ({memory.temp_size_in_bytes / GIB:.2f} of it"
-        f" while a step runs); a checkpoint is {state_bytes(plan.setup) / MIB:.0f} MiB",
-        f"XLA counts {flops / counted:,.0f} FLOPs an image of a step",
+        f"a chip's step: {flops / 1e9:,.1f} GFLOP, {traffic / 1e9:,.2f} GB of memory traffic;"
+        f" XLA estimates {1e3 * xla:.2f} ms",
+        f"roofline, an estimate: {1e3 * arithmetic:.2f} ms of arithmetic at"
+        f" {chip.flops / 1e12:.0f} TFLOP/s, {1e3 * memory:.2f} ms of memory traffic at"
+        f" {chip.bandwidth / 1e9:,.0f} GB/s ({chip.source}); at most {speed:,.0f} images/s, so at"
+        f" least {images / speed / 3600:.1f} hours",
     ]

@@ -27,6 +27,7 @@ from atkd_jax.ranges import (
     one_of,
     whole,
 )
+from atkd_jax.runtime import topology
 from atkd_jax.runtime.devices import MODES
 from atkd_jax.training.from_config import DTYPES
 from atkd_jax.training.optim import Optimizer, Schedule
@@ -66,6 +67,7 @@ RANGES: dict[str, Any] = dict(
     parallel=one_of(*MODES),
     sync_batch_norm=FLAG,
     dry_run=FLAG,
+    topology=topology.SLICE,
     steps_per_dispatch=whole(0),
     checkpoint=dict(every_epochs=whole(1), every_steps=whole(0), keep=whole(1)),
 )
@@ -93,6 +95,15 @@ def check(config: ConfigDict) -> None:
         raise UserError("optimizer.nesterov needs momentum; set optimizer.momentum, such as 0.9")
     if not any([config.ce_weight, *(fields.weight for fields in config.terms.values())]):
         raise UserError("ce_weight and all weights of terms are 0: there is nothing to learn")
+    if config.topology:
+        topology.chip(config.topology)
+        if not config.dry_run:
+            raise UserError(
+                f"topology {config.topology} is only compiled for; add --config.dry_run=True, or"
+                " leave topology empty and train on the devices that are there"
+            )
+        if config.parallel == "none":
+            raise UserError("parallel=none runs on one device; use shard_map with a topology")
 
 
 def check_keys(config: ConfigDict) -> None:

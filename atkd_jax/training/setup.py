@@ -11,6 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 from atkd_jax.errors import UserError
+from atkd_jax.runtime import topology
 from atkd_jax.runtime.devices import Parallel
 from atkd_jax.training import from_config, settings, teachers
 from atkd_jax.training.multi_step import make_multi_step
@@ -71,12 +72,14 @@ def make_setup(
 
 
 def make_parallel(config: ConfigDict) -> Parallel:
-    """The devices of a run.
+    """The devices of a run, or those of `config.topology`.
 
     Raises:
       UserError: a setting is wrong, or the batch cannot be split over the devices.
     """
-    parallel = Parallel(config.parallel)
+    parallel = Parallel(
+        config.parallel, topology.devices(config.topology) if config.topology else None
+    )
     parallel.check_batch(config.batch_size)
     parts = len(parallel.devices) * config.accumulate
     if config.batch_size % parts:

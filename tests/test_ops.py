@@ -65,6 +65,19 @@ def test_adaptive_avg_pool_is_pytorchs(height, width, size):
     np.testing.assert_allclose(pooled, numpy_adaptive_avg_pool(x, size), atol=1e-6)
 
 
+@pytest.mark.parametrize("height, width, size", [(32, 32, (8, 8)), (6, 10, (3, 5)), (4, 8, (4, 2))])
+def test_the_pooling_of_accelerators_has_the_values_and_gradients_of_the_cpus(height, width, size):
+    x = np.random.default_rng(2).normal(size=(2, height, width, 3)).astype(np.float32)
+    weight = np.random.default_rng(3).normal(size=(2, *size, 3)).astype(np.float32)
+    (value, grad), (other, of_other) = (
+        jax.jit(jax.value_and_grad(lambda x, pool=pool: jnp.sum(weight * pool(x, size))))(x)
+        for pool in (ops.block_mean, ops.adaptive_avg_pool)
+    )
+    np.testing.assert_allclose(value, other, atol=1e-5)
+    np.testing.assert_allclose(grad, of_other, atol=1e-6)
+    np.testing.assert_allclose(ops.block_mean(x, size), numpy_adaptive_avg_pool(x, size), atol=1e-6)
+
+
 def test_pool_to_smaller_pools_only_the_larger_map():
     large, small = jnp.ones((2, 8, 6, 3)), jnp.full((2, 4, 6, 5), 2.0)
     a, b = ops.pool_to_smaller(large, small)

@@ -90,7 +90,7 @@ def check_slice(text):
     assert 10 <= int(reduces[1]) <= 30
     assert 4 * 78_042 / 2**20 <= float(reduces[2]) < 0.5  # float32 gradients and statistics
     time = re.search(r"XLA estimates ([\d.]+) ms", text)
-    bounds = re.search(r"([\d.]+) ms of arithmetic at 197 .*, ([\d.]+) ms of memory traffic", text)
+    bounds = re.search(r"([\d.]+) ms of arithmetic at 197 .*, ([\d.]+) ms of memory at 819", text)
     assert float(time[1]) > 0 and float(bounds[2]) > float(bounds[1])
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from atkd_jax.runtime.hlo import Count, collectives, shape_bytes
+from atkd_jax.runtime.hlo import Count, collectives, seconds, shape_bytes
 
 # The loop of this program, compiled for v5e:2x2 by libtpu 0.0.42.1 (jax 0.10.2), x bfloat16
 # [1024, 256] on every device:
@@ -33,6 +33,16 @@ def test_one_operation_on_several_arrays_counts_once():
   ROOT %r = (f32[8,128]{1,0}, bf16[3]{0}, s32[]) all-reduce(%a, /*index=1*/%b.1), to_apply=%add
 """
     assert collectives(text) == {"all-reduce": Count(1, 4096 + 6 + 4)}
+
+
+def test_arrays_that_are_joined_are_not_charged():
+    """Two lines of a ResNet-50's forward pass on v5e:4x8, shortened."""
+    text = """
+  %custom-call.67 = bf16[3,3,256,256] custom-call(%a, %b), custom_call_target="ConcatBitcast"
+  %custom-call.68 = bf16[3,3,256,256] custom-call(%c, %d), custom_call_target="ConcatBitcast"
+"""
+    assert seconds(text, {"optimal_seconds": -1.9763}) == pytest.approx(0.0237)
+    assert seconds("", {"optimal_seconds": 0.25}) == 0.25 and seconds("", {}) == 0
 
 
 @pytest.mark.parametrize(

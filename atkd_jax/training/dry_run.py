@@ -199,8 +199,9 @@ def about_step(config: ConfigDict, plan: Plan) -> list[str]:
         chip = topology.chip(config.topology)
         fits = "fits" if peak <= chip.memory else "does NOT fit"
         lines[1] += f"; it {fits} into a chip's {chip.memory / 1e9:.0f} GB"
-        lines += about_collectives(compiled.as_text() or "")
-        lines += about_time(config, plan, chip, costs)
+        text = compiled.as_text() or ""
+        lines.append(about_collectives(text))
+        lines += about_time(config, plan, chip, costs, hlo.seconds(text, costs))
     return lines
 
 
@@ -232,31 +233,33 @@ def compile_step(plan: Plan) -> jax.stages.Compiled:
         ) from None
 
 
-def about_collectives(text: str) -> list[str]:
+def about_collectives(text: str) -> str:
     """The collective operations of a step, from its optimised HLO."""
     kinds = [
         f"{count.number} {kind} of {count.bytes / MIB:.2f} MiB together"
         for kind, count in hlo.collectives(text).items()
     ]
-    return [f"collectives a step: {', '.join(kinds) or 'none'}"]
+    return f"collectives a step: {', '.join(kinds) or 'none'}"
 
 
 def about_time(
-    config: ConfigDict, plan: Plan, chip: topology.Chip, costs: dict[str, float]
+    config: ConfigDict, plan: Plan, chip: topology.Chip, costs: dict[str, float], seconds: float
 ) -> list[str]:
-    """Bounds of the time of a step: XLA's own, and a roofline of the chip's published numbers."""
-    flops, traffic = (
-        costs.get(key, 0.0) * config.accumulate for key in ("flops", "bytes accessed")
+    """Two estimates of a step's time: XLA's, and a roofline of the chip's published numbers.
+
+    Both count all traffic as the memory's, also what the compiler keeps on the chip.
+    """
+    flops, traffic, xla = (
+        config.accumulate * cost  # of one micro-batch
+        for cost in (costs.get("flops", 0.0), costs.get("bytes accessed", 0.0), seconds)
     )
     arithmetic, memory = topology.roofline(chip, flops, traffic)
-    xla = costs.get("optimal_seconds", 0.0) * config.accumulate
-    images = config.epochs * plan.loader.info.num_train
     speed = config.batch_size / max(arithmetic, memory)
+    hours = config.epochs * plan.loader.info.num_train / speed / 3600
     return [
-        f"a chip's step: {flops / 1e9:,.1f} GFLOP, {traffic / 1e9:,.2f} GB of memory traffic;"
-        f" XLA estimates {1e3 * xla:.2f} ms",
-        f"roofline, an estimate: {1e3 * arithmetic:.2f} ms of arithmetic at"
-        f" {chip.flops / 1e12:.0f} TFLOP/s, {1e3 * memory:.2f} ms of memory traffic at"
-        f" {chip.bandwidth / 1e9:,.0f} GB/s ({chip.source}); at most {speed:,.0f} images/s, so at"
-        f" least {images / speed / 3600:.1f} hours",
+        f"a chip's step: {flops / 1e9:,.1f} GFLOP, {traffic / 1e9:,.2f} GB read and written; XLA"
+        f" estimates {1e3 * xla:.2f} ms",
+        f"roofline: {1e3 * arithmetic:.2f} ms of arithmetic at {chip.flops / 1e12:.0f} TFLOP/s,"
+        f" {1e3 * memory:.2f} ms of memory at {chip.bandwidth / 1e9:,.0f} GB/s ({chip.source});"
+        f" the longer would be {speed:,.0f} images/s, {hours:,.1f} hours: an estimate, nothing ran",
     ]

@@ -14,6 +14,7 @@ import absl.logging
 
 from atkd_jax.errors import UserError
 from atkd_jax.runtime import hosts
+from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.runtime.preemption import Interrupted
 
 # Errors whose message is enough; anything else is a bug, whose traceback is printed.
@@ -34,12 +35,14 @@ def entry_point(
     which never end after a disk error, and for other hosts.
 
     Warnings of this package go to stderr as `warning: ...`; other libraries log errors only.
+    Compiled programs are kept on disk.
 
     Args:
       interrupted: the line to end with after Ctrl-C.
     """
     try:
         with _logging():
+            enable_compilation_cache()
             yield
     except Interrupted as stopped:
         hosts.log_once(f"stopped: {stopped}; the same command goes on from there")

@@ -20,7 +20,6 @@ from atkd_jax import methods
 from atkd_jax.command_line import entry_point, usage_error
 from atkd_jax.errors import UserError
 from atkd_jax.runtime import hosts, run_files, topology
-from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.runtime.preemption import stop_signal
 from atkd_jax.training import settings
 from atkd_jax.training.dry_run import describe_plan
@@ -38,7 +37,6 @@ PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 
 def main(argv: list[str]) -> None:
     check_arguments(argv)
     with entry_point(), stop_signal():
-        enable_compilation_cache()
         train()
 
 

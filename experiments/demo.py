@@ -16,7 +16,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from atkd_jax.command_line import Parser, entry_point, number
-from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.runtime.checkpoint import load_export
 from atkd_jax.runtime.preemption import stop_signal
 from atkd_jax.training import attention_plot, from_config, teachers
@@ -33,7 +32,6 @@ def main() -> None:
     parser.add_argument("--workdir", type=arguments.writable, default=Path("runs/demo"))
     parser.add_argument("--seeds", type=number(1, 1000), default=3)
     args = parser.parse_args()
-    enable_compilation_cache()
 
     teacher = train(
         teachers.teacher_config(digits.get_config("method=kd")), args.workdir / "teacher"

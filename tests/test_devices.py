@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -13,6 +14,8 @@ from atkd_jax.data.augment import Augment
 from atkd_jax.data.memory import Arrays, MemorySource
 from atkd_jax.methods import create
 from atkd_jax.models.network import Network
+from atkd_jax.nn.layers import conv_init
+from atkd_jax.nn.ops import torch_uniform_init
 from atkd_jax.runtime.devices import Parallel
 from atkd_jax.training.evaluate import make_evaluate
 from atkd_jax.training.loader import MemoryLoader
@@ -132,3 +135,14 @@ def test_a_batch_that_does_not_divide_is_refused():
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="parallel='pmapp' is unknown"):
         Parallel("pmapp")
+
+
+def test_quickly_compiled_initial_values_have_the_same_bits():
+    def draw(seed):
+        key, shape = jax.random.key(seed), (2, 2, 3, 5)
+        drawn = conv_init(key, shape), torch_uniform_init(3)(key, shape)
+        return drawn, jax.random.truncated_normal(key, -2, 2, shape)
+
+    seed = np.int32(3)
+    usual = jax.jit(draw, compiler_options={"xla_backend_optimization_level": 3})
+    chex.assert_trees_all_equal(Parallel("none").init(draw, seed), usual(seed))

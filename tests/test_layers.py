@@ -123,6 +123,10 @@ def test_initial_values_are_those_of_the_pytorch_networks():
     kernel = conv["params"]["kernel"]
     assert float(kernel.std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
     assert float(jnp.abs(kernel).max()) > 3 * float(kernel.std())  # not truncated
+    flax = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+    for shape in ((3, 3, 8, 64), (1, 1, 16, 4)):
+        drawn = (draw(jax.random.key(3), shape, jnp.float32) for draw in (layers.conv_init, flax))
+        np.testing.assert_array_equal(*drawn)
     fc = Head().init(jax.random.key(0), jnp.zeros((1, 64)))["params"]["fc"]
     for value in fc.values():
         assert 0.12 < float(jnp.abs(value).max()) <= 0.125  # 1 / sqrt(64)

@@ -6,6 +6,7 @@ always float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -19,8 +20,16 @@ from atkd_jax.nn.batch_norm import BatchNorm
 from atkd_jax.nn.conv import conv_cpu_layout
 from atkd_jax.types import Array
 
-# N(0, 2 / (k^2 C_out)), not truncated: He et al. 2015, arXiv 1502.01852, with fan-out.
-conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+def conv_init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+    """N(0, 2 / (k^2 C_out)), not truncated: He et al. 2015, arXiv 1502.01852, with fan-out.
+
+    The numbers of Flax's `variance_scaling(2.0, "fan_out", "normal")`, drawn in one dimension: on
+    CPU the compiler unrolls loops over the kernel's small dimensions, which takes seconds.
+    """
+    size = math.prod(shape)
+    scale = jnp.sqrt(jnp.array(2.0 * shape[-2] / size, dtype))
+    return (jax.random.normal(key, (size,), dtype) * scale).reshape(shape)
 
 
 def conv(features: int, kernel: int, stride: int = 1, *, dtype: DTypeLike, name: str) -> nn.Conv:

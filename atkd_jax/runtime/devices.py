@@ -128,9 +128,19 @@ class Parallel:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharded), tree
         )
 
-    def init(self, function: Callable[[], PyTree]) -> PyTree:
-        """Runs a function without arguments and replicates its results."""
-        return jax.jit(function, out_shardings=self.replicated)()
+    def init(self, function: Callable[..., PyTree], *args: PyTree) -> PyTree:
+        """Runs a function once and replicates its results.
+
+        Args:
+          args: of the function, equal in all processes. What differs between runs, such as a seed,
+            belongs here: a constant would become part of the program, which then is compiled anew.
+        """
+        options = None
+        if self.devices[0].platform == "cpu":
+            # Compiling takes far longer than running once. The results have the same bits.
+            options = {"xla_backend_optimization_level": 1}
+        jitted = jax.jit(function, out_shardings=self.replicated, compiler_options=options)
+        return jitted(*args)
 
     def spmd(
         self, function: Callable, sharded: tuple[int, ...] = (), donate: tuple[int, ...] = ()

@@ -59,11 +59,15 @@ def attention(network: Network, variables: PyTree, image: np.ndarray) -> Maps:
     Returns:
       {"8x8": [n, 8, 8], ...}, each map between 0 and 1.
     """
-    feats = jax.jit(network.apply)(variables, jnp.asarray(image, jnp.float32) / 255.0).feats
-    stages = sorted(key for key in feats if key.startswith("stage") and key[5:].isdigit())[-2:]
+
+    @jax.jit
+    def attention_maps(variables, image):
+        feats = network.apply(variables, image.astype(jnp.float32) / 255.0).feats
+        stages = sorted(key for key in feats if key.startswith("stage") and key[5:].isdigit())
+        return [ops.attention_map(feats[stage]) for stage in stages[-2:]]
+
     maps = {}
-    for stage in stages:
-        a = np.asarray(ops.attention_map(feats[stage]))
+    for a in map(np.asarray, attention_maps(variables, image)):
         low, high = a.min((1, 2), keepdims=True), a.max((1, 2), keepdims=True)
         maps[f"{a.shape[1]}x{a.shape[2]}"] = (a - low) / np.maximum(high - low, 1e-12)
     return maps

@@ -199,6 +199,7 @@ def _train(
     log = logs[group.active[0].workdir]
     progress = Progress(log, lead.student, total, step, lead.batch_size)
     data_wait = DataWait()
+    lr = jax.jit(students[0].setup.lr)  # all students'
     per_call = steps_per_call(lead, parallel, loader.in_memory)
     every, seed = lead.checkpoint, np.int32(data_seed)
 
@@ -231,7 +232,7 @@ def _train(
                 means = student.end_epoch(steps_per_epoch)
                 run_files.write_arrays(student.workdir, epoch, means)
                 row = summary.log_row(step, epoch, means, test) | {
-                    "lr": float(student.setup.lr(step - 1)),
+                    "lr": float(lr(step - 1)),
                     "images_per_second": progress.images_per_second,
                     "waiting_for_data": data_wait.share,
                 }

@@ -16,7 +16,7 @@ from atkd_jax.runtime.devices import Parallel
 from atkd_jax.training import from_config, settings, teachers
 from atkd_jax.training.multi_step import make_multi_step
 from atkd_jax.training.step import Step, TrainStep
-from atkd_jax.types import Batch, DataInfo, PyTree, TrainState
+from atkd_jax.types import Array, Batch, DataInfo, PyTree, TrainState
 
 
 class Setup(NamedTuple):
@@ -24,13 +24,13 @@ class Setup(NamedTuple):
 
     Attributes:
       step: one training step on one device.
-      init_state: () -> TrainState at step 0.
+      init_state: (seed) -> TrainState at step 0.
       abstract_state: shapes and dtypes of a TrainState.
       lr: learning rate as a function of the step.
     """
 
     step: TrainStep
-    init_state: Callable[[], TrainState]
+    init_state: Callable[[Array | np.int32], TrainState]
     abstract_state: PyTree
     lr: optax.Schedule
 
@@ -59,14 +59,15 @@ def make_setup(
         ema=config.ema,
     )
 
-    def init_state() -> TrainState:
-        key = jax.random.key(np.int32(config.seed))
-        return step.init(key, info, config.batch_size)
+    def init_state(seed: Array | np.int32) -> TrainState:
+        return step.init(jax.random.key(seed), info, config.batch_size)
 
     return Setup(
         step=step,
         init_state=init_state,
-        abstract_state=jax.eval_shape(init_state),  # raises errors about taps and shapes
+        abstract_state=jax.eval_shape(
+            init_state, np.int32(0)
+        ),  # raises errors about taps and shapes
         lr=from_config.schedule(config, steps_per_epoch),
     )
 

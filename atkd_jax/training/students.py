@@ -118,7 +118,7 @@ class Students:
                 repr([self.all.index(s) for s in active]),
                 f"hosts see different finished students beside {home}; is the disk shared?",
             )
-            self._continue_with(active, [self.parallel.init(s.setup.init_state) for s in active])
+            self._continue_with(active, [self._initial_state(s) for s in active])
             return 0, 0.0
         if self.alone:
             abstract = self.all[0].setup.abstract_state
@@ -141,6 +141,9 @@ class Students:
         self._continue_with([self.all[int(i)] for i in records], states)
         hosts.log_once(f"going on from step {step}")
         return step, meta["seconds"]
+
+    def _initial_state(self, student: Student) -> TrainState:
+        return self.parallel.init(student.setup.init_state, np.int32(student.config.seed))
 
     @property
     def alone(self) -> bool:

@@ -18,7 +18,6 @@ import numpy as np
 
 from atkd_jax import data
 from atkd_jax.command_line import Parser, entry_point, number
-from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.runtime.preemption import stop_signal
 from atkd_jax.training.loop import train_and_evaluate
 from configs import cifar10, methods
@@ -42,7 +41,6 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=number(1, 10**6), default=2)
     args = parser.parse_args()
-    enable_compilation_cache()
     args.workdir.mkdir(parents=True, exist_ok=True)
     subset = write_subset(args.workdir / "cifar10.npz")
     print("| method | top-1 | loss terms, first epoch -> last | seconds |")

@@ -29,7 +29,6 @@ from ml_collections import ConfigDict
 from atkd_jax import models
 from atkd_jax.command_line import Parser, entry_point, number
 from atkd_jax.models.size import count_params
-from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.training import from_config
 from atkd_jax.training.loader import make_loader
 from atkd_jax.training.setup import compile_steps, make_parallel, make_setup, steps_per_call
@@ -48,7 +47,6 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=number(1, 10**6), default=5)
     args = parser.parse_args()
-    enable_compilation_cache()
     print(f"{args.teacher} -> {args.student}, batch {BATCH}, {jax.devices()[0].device_kind}\n")
     print("| method | ms / step | x CE | extra parameters | state bytes | peak MiB |")
     print("|---|---|---|---|---|---|")
@@ -93,7 +91,7 @@ def measure(config: ConfigDict, rounds: int) -> dict[str, float]:
         weights = parallel.init(
             lambda: jax.tree.map(lambda x: x / 2, teacher.module.init(key, image))
         )
-    state = parallel.init(setup.init_state)
+    state = parallel.init(setup.init_state, np.int32(0))
     size = sum(x.nbytes for x in jax.tree.leaves(state.method_state))
     params = count_params(state.params["method"])
     per_call = steps_per_call(config, parallel, loader.in_memory)

@@ -22,7 +22,6 @@ import numpy as np
 
 from atkd_jax.command_line import Parser, entry_point, number
 from atkd_jax.data import Cifar
-from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.runtime.devices import Parallel
 from atkd_jax.training.setup import make_setup
 from atkd_jax.training.step import METHOD, Carried, SharedTeacherStep, Step
@@ -42,7 +41,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=number(1, 10**6), default=5)
     parser.add_argument("--ways", type=arguments.names("way", WAYS), default=WAYS)
     args = parser.parse_args()
-    enable_compilation_cache()
     config = cifar10.get_config(f"method={args.method},pair={args.pair}")
     size = config.batch_size
     rng = np.random.RandomState(0)

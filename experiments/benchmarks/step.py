@@ -41,7 +41,6 @@ from atkd_jax.methods import create
 from atkd_jax.models.network import Network
 from atkd_jax.models.size import count_params
 from atkd_jax.nn.batch_norm import BatchNorm
-from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.runtime.devices import Parallel
 from atkd_jax.training.objective import Objective, Term
 from atkd_jax.training.setup import compile_steps
@@ -70,7 +69,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=seconds, default=20.0, help="of each measurement")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     args = parser.parse_args()
-    enable_compilation_cache()
     device = jax.devices()[0]
     peak = matmul_flops(args.dtype)
     torch = importlib.util.find_spec("torch") is not None

@@ -27,7 +27,6 @@ from pathlib import Path
 
 from atkd_jax.command_line import Parser, entry_point, number
 from atkd_jax.errors import UserError, check_known
-from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.runtime.preemption import Interrupted, StopSignal, stop_signal
 from experiments import arguments
 from experiments.queue import jobs
@@ -141,7 +140,6 @@ def main() -> None:
     problems = store.read(args.results)[1]
     if args.devices > 1:
         sys.exit(start_per_device(args.devices))
-    enable_compilation_cache()
     worker = Worker(args.workdir, args.results, args.weights)
     for problem in problems:
         say(f"warning: {problem}")

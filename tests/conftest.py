@@ -14,11 +14,10 @@ os.environ["XLA_FLAGS"] = (
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
-from small_runs import write_npz  # noqa: E402
+from small_runs import keep_compiled_programs, write_npz  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", ".cache/jax")
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+keep_compiled_programs()
 
 
 # Files whose tests take minutes, most of them waiting for other processes.

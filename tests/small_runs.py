@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -39,6 +40,23 @@ EXPORT_META = {
 # Processes are forked from one that has imported everything and started nothing.
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["atkd_jax.main"])
+
+
+def keep_compiled_programs() -> None:
+    """Shares what all processes of the tests compile, and keeps it for the next time."""
+    import jax
+    from jax._src import compiler, distributed
+
+    jax.config.update("jax_compilation_cache_dir", ".cache/jax")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    write = compiler._cache_write
+
+    def write_on_every_host(*args, **kwargs):
+        """JAX writes what host 0 compiles only. On CPU other hosts have keys of their own."""
+        with mock.patch.object(distributed.global_state, "process_id", 0):
+            write(*args, **kwargs)
+
+    compiler._cache_write = write_on_every_host
 
 
 def write_npz(path: Path, train=TRAIN, test=TEST, classes=CLASSES) -> Path:
@@ -176,12 +194,9 @@ def _main(argv, log, devices, prepare, held):
         _stream(log, name).open("a", buffering=1) for name in ("stdout", "stderr")
     )
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-    import jax
-
     from atkd_jax import main
 
-    jax.config.update("jax_compilation_cache_dir", ".cache/jax")
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    keep_compiled_programs()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     if prepare:

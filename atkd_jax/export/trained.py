@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from ml_collections import ConfigDict
 
 from atkd_jax import models
 from atkd_jax.data import MemorySource, Source
 from atkd_jax.errors import UserError
 from atkd_jax.models.network import Network
-from atkd_jax.nn import layers
+from atkd_jax.nn.conv import portable
 from atkd_jax.runtime import checkpoint, fingerprint, run_files
 from atkd_jax.training import from_config, teachers
 from atkd_jax.types import Array, PyTree
@@ -84,23 +83,16 @@ def read(workdir: Path) -> Student:
     return Student(network, variables, meta, summary, source)
 
 
-def for_device(module: nn.Module) -> nn.Module:
-    """The same network, with every depthwise convolution as a single grouped one."""
-    if hasattr(module, "depthwise"):
-        return module.clone(depthwise=layers.depthwise_grouped)
-    return module
-
-
 def serving(network: Network, variables: PyTree) -> Serve:
     """The function that a device runs: raw image to logits, including normalisation."""
-    module = for_device(network.module)
     # One subtraction and one division: in int8 every further operation would round once more.
     mean, std = (
         255 * np.asarray(x, np.float32).reshape(1, 1, 1, 3) for x in (network.mean, network.std)
     )
 
     def serve(image: Array) -> Array:
-        out: Any = module.apply(variables, (image.astype(jnp.float32) - mean) / std)
+        with portable():
+            out: Any = network.module.apply(variables, (image.astype(jnp.float32) - mean) / std)
         return out.logits
 
     return serve

@@ -14,11 +14,11 @@ from atkd_jax.errors import UserError
 from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
-from atkd_jax.nn.conv import conv_cpu_layout
+from atkd_jax.nn.conv import conv_general_dilated
 from atkd_jax.ranges import FLAG, NAME, setting
 from atkd_jax.types import Array
 
-CONV = partial(nn.Conv, conv_general_dilated=conv_cpu_layout)
+CONV = partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 
 @dataclasses.dataclass(frozen=True)

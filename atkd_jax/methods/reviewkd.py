@@ -12,7 +12,7 @@ import numpy as np
 from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
-from atkd_jax.nn.conv import conv_cpu_layout
+from atkd_jax.nn.conv import conv_general_dilated
 from atkd_jax.ranges import FLAG, WIDTH, setting
 from atkd_jax.types import Array, ModelOut
 
@@ -113,7 +113,7 @@ class Review(nn.Module):
             padding=kernel // 2,
             use_bias=False,
             kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "uniform"),
-            conv_general_dilated=conv_cpu_layout,
+            conv_general_dilated=conv_general_dilated,
             name=f"{name}_conv",
         )
         return ops.batch_norm(self.axis_name, name=f"{name}_bn")(conv(x))

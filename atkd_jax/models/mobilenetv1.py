@@ -25,16 +25,13 @@ class SeparableBlock(nn.Module):
 
     channels: int
     stride: int
-    depthwise: layers.Depthwise
     dtype: DTypeLike
     bn_axis: str | None
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
         norm = partial(layers.batch_norm, train=train, dtype=self.dtype, bn_axis=self.bn_axis)
-        x = layers.DepthwiseConv(
-            self.stride, self.depthwise, dtype=self.dtype, name="depthwise_conv"
-        )(x)
+        x = layers.DepthwiseConv(self.stride, dtype=self.dtype, name="depthwise_conv")(x)
         x = nn.relu(norm(name="depthwise_bn")(x))
         x = layers.conv(self.channels, 1, dtype=self.dtype, name="pointwise_conv")(x)
         pre = norm(name="pointwise_bn")(x)
@@ -48,11 +45,9 @@ class MobileNetV1(nn.Module):
     28x28, stage3 14x14, stage4 7x7, and every block.
 
     Attributes:
-      depthwise: computes depthwise convolutions; exporters need `layers.depthwise_grouped`.
     """
 
     num_classes: int
-    depthwise: layers.Depthwise = layers.depthwise
     dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
@@ -71,7 +66,6 @@ class MobileNetV1(nn.Module):
                 pre, x = SeparableBlock(
                     channels,
                     stride,
-                    self.depthwise,
                     self.dtype,
                     self.bn_axis,
                     name=f"stage{stage}_block{i + 1}",

@@ -33,7 +33,6 @@ class InvertedResidual(nn.Module):
     expansion: int
     expand: bool
     act: Callable[[Array], Array]
-    depthwise: layers.Depthwise
     dtype: DTypeLike
     bn_axis: str | None
 
@@ -45,9 +44,7 @@ class InvertedResidual(nn.Module):
         if self.expand:
             y = conv(self.expansion * x.shape[-1], 1, name="expand_conv")(y)
             y = self.act(norm(name="expand_bn")(y))
-        y = layers.DepthwiseConv(
-            self.stride, self.depthwise, dtype=self.dtype, name="depthwise_conv"
-        )(y)
+        y = layers.DepthwiseConv(self.stride, dtype=self.dtype, name="depthwise_conv")(y)
         y = self.act(norm(name="depthwise_bn")(y))
         y = conv(self.channels, 1, name="project_conv")(y)
         y = norm(name="project_bn")(y)
@@ -68,7 +65,6 @@ class MobileNetV2(nn.Module):
       act: relu6 or relu.
       expand_first: adds an expansion layer to the first block, whose expansion is 1.
       dropout: fraction of the pooled features that is dropped in training.
-      depthwise: computes depthwise convolutions; exporters need `layers.depthwise_grouped`.
     """
 
     num_classes: int
@@ -78,7 +74,6 @@ class MobileNetV2(nn.Module):
     act: Callable[[Array], Array] = nn.relu6
     expand_first: bool = False
     dropout: float = 0.2
-    depthwise: layers.Depthwise = layers.depthwise
     dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
@@ -98,7 +93,6 @@ class MobileNetV2(nn.Module):
                     expansion=expansion,
                     expand=expansion > 1 or self.expand_first,
                     act=self.act,
-                    depthwise=self.depthwise,
                     dtype=self.dtype,
                     bn_axis=self.bn_axis,
                     name=f"group{group}_block{i + 1}",

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from atkd_jax.nn import layers
+from atkd_jax.nn.conv import value
 from atkd_jax.types import Array, ModelOut
 
 # U(-1/sqrt(n), 1/sqrt(n)) with n the fan-in: PyTorch's default.
@@ -40,14 +41,7 @@ def pointwise(x: Array, kernel: Array) -> Array:
     The gradient is computed as matrix products, 10 times faster on CPU than XLA's; the forward pass
     stays a convolution, which exporters support.
     """
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1, 1),
-        padding=((0, 0), (0, 0)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1] // kernel.shape[2],
-    )
+    return value(x, kernel, 1, 0)
 
 
 def _forward(x, kernel):
@@ -97,7 +91,6 @@ class V1Block(nn.Module):
 
     channels: int
     stride: int
-    depthwise: layers.Depthwise
     dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
@@ -109,7 +102,7 @@ class V1Block(nn.Module):
         groups = 1 if x.shape[-1] == STEM else GROUPS  # too few channels to split
         y = conv(new // 4, groups, name="conv1")(x)
         y = shuffle(nn.relu(norm(name="bn1")(y)), groups)
-        y = DepthwiseConv(self.stride, self.depthwise, self.dtype, name="conv2")(y)
+        y = DepthwiseConv(self.stride, self.dtype, name="conv2")(y)
         y = nn.relu(norm(name="bn2")(y))
         y = conv(new, GROUPS, name="conv3")(y)
         y = norm(name="bn3")(y)
@@ -125,7 +118,6 @@ class V2Block(nn.Module):
 
     channels: int
     stride: int
-    depthwise: layers.Depthwise
     dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
@@ -133,7 +125,7 @@ class V2Block(nn.Module):
     def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
         half = self.channels // 2
         conv = partial(PointwiseConv, half, dtype=self.dtype)
-        depthwise = partial(DepthwiseConv, self.stride, self.depthwise, self.dtype)
+        depthwise = partial(DepthwiseConv, self.stride, self.dtype)
         norm = partial(layers.batch_norm, train=train, dtype=self.dtype, bn_axis=self.bn_axis)
         if self.stride == 1:
             left, right = x[..., :half], x[..., half:]
@@ -161,14 +153,12 @@ class ShuffleNet(nn.Module):
       block: V1Block or V2Block.
       widths: channels of the three stages.
       head: channels of a last 1x1 convolution; None for none.
-      depthwise: computes depthwise convolutions; exporters need `layers.depthwise_grouped`.
     """
 
     num_classes: int
     block: type[nn.Module]
     widths: tuple[int, int, int]
     head: int | None = None
-    depthwise: layers.Depthwise = layers.depthwise
     dtype: DTypeLike = jnp.float32
     bn_axis: str | None = None
 
@@ -185,7 +175,6 @@ class ShuffleNet(nn.Module):
                 pre, x = self.block(
                     channels,
                     2 if i == 0 else 1,
-                    self.depthwise,
                     self.dtype,
                     self.bn_axis,
                     name=f"stage{stage}_block{i + 1}",

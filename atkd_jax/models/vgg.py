@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from atkd_jax.nn import layers
-from atkd_jax.nn.conv import conv_cpu_layout
+from atkd_jax.nn.conv import conv_general_dilated
 from atkd_jax.types import Array, ModelOut
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -32,7 +32,7 @@ class ConvBlock(nn.Module):
             padding=((1, 1), (1, 1)),
             kernel_init=layers.conv_init,
             dtype=self.dtype,
-            conv_general_dilated=conv_cpu_layout,
+            conv_general_dilated=conv_general_dilated,
             name="conv",
         )(x)
         pre = layers.batch_norm(train=train, dtype=self.dtype, bn_axis=self.bn_axis, name="bn")(x)

@@ -1,75 +1,140 @@
-"""A convolution whose gradients have the layout that XLA's CPU backend is fast at.
+"""Convolutions, computed in the way that each platform is fast at.
 
-XLA's CPU backend has fast convolutions for one layout only: NHWC images and HWIO kernels. The
-gradients that JAX derives have other layouts. XLA transposes them, but only outside loops; inside a
-loop a kernel's gradient is about 30 times slower. So on CPU both gradients are written in the fast
-layout here, with JAX's results; only a 1x1 kernel's gradient is a matrix product instead, which
-takes a third of the time or less. Every convolution that is trained should use it:
-`nn.Conv(..., conv_general_dilated=conv_cpu_layout)`.
+Accelerators run XLA's convolutions and the gradients that JAX derives. On CPU the narrow ones are
+native (native.cc), and the others have gradients in the one layout that XLA for CPU is fast at,
+NHWC images and HWIO kernels. JAX derives other layouts, which XLA transposes only outside loops;
+inside a loop a kernel's gradient takes 30 times as long.
+
+All have the same results. Every convolution that is trained should be one of these:
+`nn.Conv(..., conv_general_dilated=conv_general_dilated)`.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from atkd_jax.nn import depthwise, native
 from atkd_jax.types import Array
 
 ORDER = ("NHWC", "HWIO", "NHWC")
+_portable = ContextVar("portable", default=False)
 
 
-def conv_cpu_layout(x: Array, kernel: Array, strides: Any, padding: Any, **_: Any) -> Array:
-    """For `nn.Conv` with one stride, one padding, no groups and no dilation."""
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """Functions traced in this context use XLA's convolutions on all platforms, for exporters."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
+
+
+def conv_general_dilated(x: Array, kernel: Array, strides: Any, padding: Any, **_: Any) -> Array:
+    """For `nn.Conv` with one stride, one padding and no dilation."""
     return convolution(x, kernel, strides[0], padding[0][0])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution(x: Array, kernel: Array, stride: int, pad: int) -> Array:
-    """x [B, H, W, C], kernel [k, k', C, D], equal padding on all sides -> [B, H', W', D]."""
-    return _plain(x, kernel, stride, pad)
+    """x [B, H, W, C] with kernel [k, k', C, D], or [k, k', 1, C] for one filter per channel.
+
+    Equal padding on all sides. Returns [B, H', W', D or C].
+    """
+    return value(x, kernel, stride, pad)
 
 
-def _plain(x, kernel, stride, pad):
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), ((pad, pad),) * 2, dimension_numbers=ORDER
-    )
+def value(x: Array, kernel: Array, stride: int, pad: int) -> Array:
+    """`convolution` without its gradients, in any number of groups: kernel [k, k', C / g, D]."""
+    xla = partial(_xla, stride=stride, pad=pad)
+    if _portable.get():
+        return xla(x, kernel)
+    cpu = partial(_cpu, stride=stride, pad=pad)
+    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=xla)
 
 
 def _forward(x, kernel, stride, pad):
-    return _plain(x, kernel, stride, pad), (x, kernel)
+    return value(x, kernel, stride, pad), (x, kernel)
 
 
 def _backward(stride, pad, residuals, g):
-    return jax.lax.platform_dependent(
-        *residuals,
-        g,
-        cpu=lambda x, kernel, g: (
-            input_gradient(g, kernel, x.shape[1:3], stride, pad),
-            kernel_gradient(x, g, kernel.shape[:2], stride, pad),
-        ),
-        default=lambda x, kernel, g: jax.vjp(lambda x, k: _plain(x, k, stride, pad), x, kernel)[1](
-            g
-        ),
-    )
+    def cpu(x, kernel, g):
+        d_x = input_gradient(g, kernel, x.shape, stride, pad)
+        return d_x, kernel_gradient(x, g, kernel.shape, stride, pad)
+
+    def xla(x, kernel, g):
+        return jax.vjp(partial(_xla, stride=stride, pad=pad), x, kernel)[1](g)
+
+    return jax.lax.platform_dependent(*residuals, g, cpu=cpu, default=xla)
 
 
 convolution.defvjp(_forward, _backward)
 
 
-def input_gradient(g: Array, kernel: Array, size: tuple[int, int], stride: int, pad: int) -> Array:
-    """Gradient with respect to the input, [B, H, W, C]: a convolution with the flipped kernel.
+def _xla(x, kernel, stride, pad):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((pad, pad),) * 2,
+        dimension_numbers=ORDER,
+        feature_group_count=x.shape[-1] // kernel.shape[2],
+    )
+
+
+def _cpu(x, kernel, stride, pad):
+    B, *size, C = x.shape
+    out = (B, *((n + 2 * pad - k) // stride + 1 for n, k in zip(size, kernel.shape[:2], strict=True)))
+    if _is_native(x.dtype, C, kernel.shape):
+        return native.call("Convolve", (*out, kernel.shape[3]), x, kernel, stride, pad)
+    if not _is_depthwise(C, kernel.shape):
+        return _xla(x, kernel, stride, pad)
+    if _is_native_depthwise(x.dtype, kernel.shape):
+        return native.call("Depthwise", (*out, C), x, kernel, stride, pad)
+    return depthwise.value(x, kernel, stride, pad)
+
+
+def _is_native(dtype: Any, channels: int, kernel: tuple[int, ...]) -> bool:
+    """Whether native.cc computes a convolution, and faster than XLA."""
+    *size, c, d = kernel
+    narrow = c == channels <= 128 and d <= 128 and d % 16 == 0
+    return dtype == jnp.float32 and size != [1, 1] and narrow and native.available()
+
+
+def _is_native_depthwise(dtype: Any, kernel: tuple[int, ...]) -> bool:
+    return dtype == jnp.float32 and kernel[:2] == (3, 3) and native.available()
+
+
+def _is_depthwise(channels: int, kernel: tuple[int, ...]) -> bool:
+    return kernel[2] == 1 and kernel[3] == channels > 1
+
+
+def input_gradient(g: Array, kernel: Array, shape: tuple[int, ...], stride: int, pad: int) -> Array:
+    """Gradient with respect to the input on CPU, [B, H, W, C].
 
     Args:
       g: [B, H', W', D], gradient with respect to the output.
-      size: (H, W).
+      shape: (B, H, W, C).
     """
-    before = [k - 1 - pad for k in kernel.shape[:2]]
-    after = [n + pad - stride * (m - 1) - 1 for n, m in zip(size, g.shape[1:3], strict=True)]
+    k = kernel.shape[:2]
+    in_groups = _is_depthwise(shape[-1], kernel.shape)
+    flipped = kernel[::-1, ::-1] if in_groups else kernel[::-1, ::-1].swapaxes(2, 3)
+    if stride == 1 and k[0] == k[1]:
+        return _cpu(g, flipped, 1, k[0] - 1 - pad)
+    if in_groups:
+        return depthwise.input_gradient(g, kernel, shape, stride, pad)
+    before = [n - 1 - pad for n in k]
+    after = [n + pad - stride * (m - 1) - 1 for n, m in zip(shape[1:3], g.shape[1:3], strict=True)]
     return jax.lax.conv_general_dilated(
         g,
-        kernel[::-1, ::-1].transpose(0, 1, 3, 2),
+        flipped,
         (1, 1),
         list(zip(before, after, strict=True)),
         lhs_dilation=(stride, stride),
@@ -77,13 +142,22 @@ def input_gradient(g: Array, kernel: Array, size: tuple[int, int], stride: int, 
     )
 
 
-def kernel_gradient(x: Array, g: Array, k: tuple[int, int], stride: int, pad: int) -> Array:
-    """Gradient with respect to the kernel, [*k, C, D]: x convolved with g, summed over examples.
+def kernel_gradient(x: Array, g: Array, shape: tuple[int, ...], stride: int, pad: int) -> Array:
+    """Gradient with respect to the kernel on CPU, of its shape: x convolved with g, summed over
+    examples.
 
     Args:
       x: [B, H, W, C], the input.
       g: [B, H', W', D], gradient with respect to the output.
+      shape: of the kernel.
     """
+    k = shape[:2]
+    if _is_native(x.dtype, x.shape[-1], shape):
+        return native.call("KernelGradient", shape, x, g, stride, pad)
+    if _is_depthwise(x.shape[-1], shape):
+        if _is_native_depthwise(x.dtype, shape):
+            return native.call("DepthwiseKernelGradient", shape, x, g, stride, pad)
+        return depthwise.kernel_gradient(x, g, shape, stride, pad)
     if k == (1, 1) and not pad:
         x = x[:, ::stride, ::stride]
         return jax.lax.dot_general(x, g, (((0, 1, 2), (0, 1, 2)), ((), ())))[None, None]

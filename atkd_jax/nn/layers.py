@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from jax.typing import DTypeLike
 
 from atkd_jax.nn import ops
 from atkd_jax.nn.batch_norm import BatchNorm
-from atkd_jax.nn.conv import conv_cpu_layout
+from atkd_jax.nn.conv import conv_general_dilated, convolution
 from atkd_jax.types import Array
 
 
@@ -45,7 +44,7 @@ def conv(features: int, kernel: int, stride: int = 1, *, dtype: DTypeLike, name:
         use_bias=False,
         kernel_init=conv_init,
         dtype=dtype,
-        conv_general_dilated=conv_cpu_layout,
+        conv_general_dilated=conv_general_dilated,
         name=name,
     )
 
@@ -103,92 +102,18 @@ def dropout(x: Array, rng: Array, rate: float) -> Array:
     return jnp.where(keep, x / (1 - rate), 0.0)
 
 
-# (x [B, H, W, C], kernel [3, 3, 1, C], stride) -> [B, ceil(H / stride), ceil(W / stride), C]
-Depthwise = Callable[[Array, Array, int], Array]
-
-
-def depthwise_grouped(x: Array, kernel: Array, stride: int) -> Array:
-    """One 3x3 filter per channel as a convolution with C groups."""
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=((1, 1), (1, 1)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
-
-
-def _shifts(x: Array, stride: int) -> list[Array]:
-    """The nine views of x [..., H, W, C] that a 3x3 kernel sees: [..., H', W', C] each."""
-    height, width = x.shape[-3:-1]
-    x = jnp.pad(x, ((0, 0),) * (x.ndim - 3) + ((1, 1), (1, 1), (0, 0)))
-    return [
-        x[..., i : i + height : stride, j : j + width : stride, :]
-        for i in range(3)
-        for j in range(3)
-    ]
-
-
-def _shift_add(x: Array, kernel: Array, stride: int) -> Array:
-    taps = kernel.reshape(9, 1, 1, 1, -1)
-    return sum(view * tap for view, tap in zip(_shifts(x, stride), taps, strict=True))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def depthwise_shifted(x: Array, kernel: Array, stride: int) -> Array:
-    """The same convolution as nine multiply-adds of shifted images."""
-    return _shift_add(x, kernel, stride)
-
-
-def _forward(x, kernel, stride):
-    return _shift_add(x, kernel, stride), (x, kernel)
-
-
-def _backward(stride, residuals, g):
-    x, kernel = residuals
-
-    # One image at a time: its nine products stay in the cache, those of a batch do not, and this
-    # sum dominates the cost.
-    def add(total, image_and_g):
-        image, g = image_and_g
-        products = [
-            jnp.sum(view * g, axis=(0, 1), dtype=jnp.float32) for view in _shifts(image, stride)
-        ]
-        return total + jnp.stack(products), None
-
-    d_kernel, _ = jax.lax.scan(add, jnp.zeros((9, x.shape[-1])), (x, g))
-    (d_x,) = jax.linear_transpose(lambda x: _shift_add(x, kernel, stride), x)(g)
-    return d_x, d_kernel.reshape(kernel.shape).astype(kernel.dtype)
-
-
-depthwise_shifted.defvjp(_forward, _backward)
-
-
-def depthwise(x: Array, kernel: Array, stride: int) -> Array:
-    """Shifted on CPU, where XLA's grouped convolution is about 50 times slower; else grouped."""
-    return jax.lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(depthwise_shifted, stride=stride),
-        default=partial(depthwise_grouped, stride=stride),
-    )
-
-
 class DepthwiseConv(nn.Module):
     """A 3x3 depthwise convolution without bias, padded by 1.
 
     Attributes:
       stride: 1 or 2.
-      compute: the implementation; all have the same parameters and results.
     """
 
     stride: int
-    compute: Depthwise = depthwise
     dtype: DTypeLike = jnp.float32
     kernel_init: Callable[..., Array] = conv_init
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (3, 3, 1, x.shape[-1]))
-        return self.compute(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        return convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, 1)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import numpy as np
 
-from atkd_jax.types import Array, PyTree
+from atkd_jax.types import Array, ModelOut, PyTree
+
+SLICE = 8  # images at a time on CPU
 
 
 class Network(NamedTuple):
@@ -26,6 +30,20 @@ class Network(NamedTuple):
     def apply(self, variables: PyTree, image: Array, **kwargs: Any) -> Any:
         """The module's output for images [B, H, W, 3], float32 in 0..1."""
         return self.module.apply(variables, normalize(image, self.mean, self.std), **kwargs)
+
+    def infer(self, variables: PyTree, image: Array) -> ModelOut:
+        """The same in evaluation mode; on CPU in slices of the batch that stay in the cache."""
+        apply = partial(self.apply, variables, train=False)
+
+        def sliced(image: Array) -> ModelOut:
+            batch = len(image)
+            size = max(n for n in range(1, SLICE + 1) if batch % n == 0)
+            if size == batch:
+                return apply(image)
+            out = jax.lax.map(apply, image.reshape(-1, size, *image.shape[1:]))
+            return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), out)
+
+        return jax.lax.platform_dependent(image, cpu=sliced, default=apply)
 
 
 def normalize(image: Array, mean: Sequence[float], std: Sequence[float]) -> Array:

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from atkd_jax.nn import depthwise, native
 from atkd_jax.types import Array
@@ -91,7 +92,10 @@ def _xla(x, kernel, stride, pad):
 
 def _cpu(x, kernel, stride, pad):
     B, *size, C = x.shape
-    out = (B, *((n + 2 * pad - k) // stride + 1 for n, k in zip(size, kernel.shape[:2], strict=True)))
+    out = (
+        B,
+        *((n + 2 * pad - k) // stride + 1 for n, k in zip(size, kernel.shape[:2], strict=True)),
+    )
     if _is_native(x.dtype, C, kernel.shape):
         return native.call("Convolve", (*out, kernel.shape[3]), x, kernel, stride, pad)
     if not _is_depthwise(C, kernel.shape):
@@ -104,8 +108,19 @@ def _cpu(x, kernel, stride, pad):
 def _is_native(dtype: Any, channels: int, kernel: tuple[int, ...]) -> bool:
     """Whether native.cc computes a convolution, and faster than XLA."""
     *size, c, d = kernel
-    narrow = c == channels <= 128 and d <= 128 and d % 16 == 0
-    return dtype == jnp.float32 and size != [1, 1] and narrow and native.available()
+    narrow = c == channels <= 128 and d <= 128 and size != [1, 1]
+    return narrow and _native_takes(dtype, d)
+
+
+def _is_native_gradient(dtype: Any, pixels: int, channels: int, kernel: tuple[int, ...]) -> bool:
+    """Whether native.cc computes a kernel's gradient, and faster than XLA."""
+    if kernel[:2] == (1, 1):
+        return pixels >= 4096 and kernel[2] == channels and _native_takes(dtype, kernel[3])
+    return _is_native(dtype, channels, kernel)
+
+
+def _native_takes(dtype: Any, features: int) -> bool:
+    return dtype == jnp.float32 and features % 16 == 0 and native.available()
 
 
 def _is_native_depthwise(dtype: Any, kernel: tuple[int, ...]) -> bool:
@@ -130,6 +145,12 @@ def input_gradient(g: Array, kernel: Array, shape: tuple[int, ...], stride: int,
         return _cpu(g, flipped, 1, k[0] - 1 - pad)
     if in_groups:
         return depthwise.input_gradient(g, kernel, shape, stride, pad)
+    if k == (1, 1) and not pad:  # zeros between the pixels
+        after = [n - stride * (m - 1) - 1 for n, m in zip(shape[1:3], g.shape[1:3], strict=True)]
+        between = [(0, n, stride - 1) for n in after]
+        return jax.lax.pad(
+            _cpu(g, flipped, 1, 0), np.zeros((), g.dtype), [(0, 0, 0), *between, (0, 0, 0)]
+        )
     before = [n - 1 - pad for n in k]
     after = [n + pad - stride * (m - 1) - 1 for n, m in zip(shape[1:3], g.shape[1:3], strict=True)]
     return jax.lax.conv_general_dilated(
@@ -152,7 +173,7 @@ def kernel_gradient(x: Array, g: Array, shape: tuple[int, ...], stride: int, pad
       shape: of the kernel.
     """
     k = shape[:2]
-    if _is_native(x.dtype, x.shape[-1], shape):
+    if _is_native_gradient(x.dtype, g[..., 0].size, x.shape[-1], shape):
         return native.call("KernelGradient", shape, x, g, stride, pad)
     if _is_depthwise(x.shape[-1], shape):
         if _is_native_depthwise(x.dtype, shape):

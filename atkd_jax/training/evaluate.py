@@ -75,7 +75,7 @@ def make_eval_step(network: Network) -> Callable[[PyTree, Batch], dict[str, Arra
     """
 
     def eval_step(variables: PyTree, batch: Batch) -> dict[str, Array]:
-        logits = network.apply(variables, batch.image.astype(jnp.float32) / 255.0).logits
+        logits = network.infer(variables, batch.image.astype(jnp.float32) / 255.0).logits
         assert batch.mask is not None, "loaders mask the padding of test batches"
         mask = batch.mask.astype(jnp.float32)
         true_logit = jnp.take_along_axis(logits, batch.label[:, None], axis=1)

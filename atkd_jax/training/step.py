@@ -308,7 +308,7 @@ def student_variables(state: TrainState) -> PyTree:
 
 
 def _answer(teacher: Network | None, variables: PyTree, image: Array) -> ModelOut | None:
-    return teacher.apply(variables, image, train=False) if teacher else None
+    return teacher.infer(variables, image) if teacher else None
 
 
 def _method_key(rng: Array) -> Array:

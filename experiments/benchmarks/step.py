@@ -29,7 +29,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,12 +39,11 @@ from atkd_jax.command_line import Parser, entry_point, number
 from atkd_jax.methods import create
 from atkd_jax.models.network import Network
 from atkd_jax.models.size import count_params
-from atkd_jax.nn.batch_norm import BatchNorm
 from atkd_jax.runtime.devices import Parallel
 from atkd_jax.training.objective import Objective, Term
 from atkd_jax.training.setup import compile_steps
 from atkd_jax.training.step import TrainStep
-from atkd_jax.types import Array, Batch, DataInfo, PyTree
+from atkd_jax.types import Batch, DataInfo
 from experiments import arguments
 
 if TYPE_CHECKING:
@@ -76,10 +74,10 @@ def main() -> None:
     print("ms are min / median\n")
     print(
         "| pair | batch | step ms | images/s | GFLOP | of peak | 1 per call ms |"
-        " 50 per call ms | teacher ms | without batch norm ms | PyTorch ms | PyTorch teacher ms |"
+        " 50 per call ms | teacher ms | PyTorch ms | PyTorch teacher ms |"
         " JAX is x as fast | of CPU time |"
     )
-    print("|---" * 14 + "|")
+    print("|---" * 13 + "|")
     for name in args.pairs:
         print(row(name, peak, args.seconds, args.dtype, torch), flush=True)
 
@@ -91,7 +89,7 @@ def row(name: str, peak: float, seconds: float, dtype: str, torch: bool) -> str:
     jax_step = JaxStep(name, batch, dtype)
     per_call = 1 if name in STREAMED else jax_step.parallel.steps_per_call
     contenders = {"step": lambda: jax_step.steps(per_call), "one": lambda: jax_step.steps(1)}
-    contenders |= {"teacher": jax_step.teacher, "folded": jax_step.folded}
+    contenders |= {"teacher": jax_step.teacher}
     if torch:
         torch_step = jax_step.in_torch()
         contenders |= {"torch": torch_step.step, "torch teacher": torch_step.forward_teacher}
@@ -114,7 +112,7 @@ def row(name: str, peak: float, seconds: float, dtype: str, torch: bool) -> str:
         f"| {name} | {batch} | {cells['step']} | {batch / median['step']:,.0f} |"
         f" {jax_step.flops / 1e9:.2f} | {speed / peak:.0%} | {cells['one']} |"
         f" {1e3 * looped:.1f} ({many} steps) |"
-        f" {cells['teacher']} | {cells['folded']} | {cells['torch']} | {cells['torch teacher']} |"
+        f" {cells['teacher']} | {cells['torch']} | {cells['torch teacher']} |"
         f" {ratio} | {of_cpu} |"
     )
 
@@ -195,14 +193,9 @@ class JaxStep:
         ).compile()
         self.flops = self.multi_step.cost_analysis()["flops"]  # a loop counts once
         prepared = jax.tree.map(jnp.asarray, image.astype(np.float32) / 255)
-        self._teacher = jax.jit(lambda w: teacher.apply(w, prepared).logits)
-
-        def without_batch_norm(w: PyTree) -> Array:
-            """Batch norm as folded into the convolutions: only the shift is left."""
-            with nn.intercept_methods(only_shift):
-                return teacher.apply(w, prepared).logits
-
-        self._folded = jax.jit(without_batch_norm)
+        self._teacher = jax.jit(
+            lambda w: teacher.infer(w, prepared).logits, compiler_options=parallel.options
+        )
 
     def steps(self, count: int) -> None:
         """Takes steps in one call."""
@@ -215,9 +208,6 @@ class JaxStep:
     def teacher(self) -> None:
         jax.block_until_ready(self._teacher(self.weights))
 
-    def folded(self) -> None:
-        jax.block_until_ready(self._folded(self.weights))
-
     def in_torch(self) -> TorchStep:
         """The same step in PyTorch, with the same numbers of parameters."""
         from experiments.benchmarks.torch_baseline import TorchStep
@@ -227,13 +217,6 @@ class JaxStep:
         if params != (torch_step.teacher_params, torch_step.params):
             raise RuntimeError(f"{self.names} have other parameters in PyTorch than {params}")
         return torch_step
-
-
-def only_shift(call, args, kwargs, context):
-    """Flax interceptor that replaces batch norm by an addition."""
-    if isinstance(context.module, BatchNorm):
-        return args[0] + context.module.get_variable("params", "bias").astype(args[0].dtype)
-    return call(*args, **kwargs)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from atkd_jax import models
 from atkd_jax.data import MemorySource, Source
 from atkd_jax.errors import UserError
 from atkd_jax.models.network import Network
-from atkd_jax.nn.conv import portable
+from atkd_jax.nn.platform import portable
 from atkd_jax.runtime import checkpoint, fingerprint, run_files
 from atkd_jax.training import from_config, teachers
 from atkd_jax.types import Array, PyTree

@@ -10,9 +10,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from atkd_jax.nn.platform import cpu_or_default
 from atkd_jax.types import Array, ModelOut, PyTree
-
-SLICE = 8  # images at a time on CPU
 
 
 class Network(NamedTuple):
@@ -37,13 +36,14 @@ class Network(NamedTuple):
 
         def sliced(image: Array) -> ModelOut:
             batch = len(image)
-            size = max(n for n in range(1, SLICE + 1) if batch % n == 0)
+            most = 8 if image.shape[1] <= 64 else 4
+            size = max(n for n in range(1, most + 1) if batch % n == 0)
             if size == batch:
                 return apply(image)
             out = jax.lax.map(apply, image.reshape(-1, size, *image.shape[1:]))
             return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), out)
 
-        return jax.lax.platform_dependent(image, cpu=sliced, default=apply)
+        return cpu_or_default(image, cpu=sliced, default=apply)
 
 
 def normalize(image: Array, mean: Sequence[float], std: Sequence[float]) -> Array:

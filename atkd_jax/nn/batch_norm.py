@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from atkd_jax.nn.platform import cpu_or_default
 from atkd_jax.types import Array
 
 EPSILON = 1e-5
@@ -80,7 +81,7 @@ def moments(
         return mean
 
     x = x.astype(jnp.float32)
-    centre = jax.lax.platform_dependent(
+    centre = cpu_or_default(
         *jax.lax.stop_gradient((x, running)), cpu=own, default=lambda x, running: running
     )
     return moments_around(jax.lax.stop_gradient(centre), x, axes, axis_name)

@@ -11,9 +11,6 @@ All have the same results. Every convolution that is trained should be one of th
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -22,20 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from atkd_jax.nn import depthwise, native
+from atkd_jax.nn.platform import cpu_or_default
 from atkd_jax.types import Array
 
 ORDER = ("NHWC", "HWIO", "NHWC")
-_portable = ContextVar("portable", default=False)
-
-
-@contextlib.contextmanager
-def portable() -> Iterator[None]:
-    """Functions traced in this context use XLA's convolutions on all platforms, for exporters."""
-    token = _portable.set(True)
-    try:
-        yield
-    finally:
-        _portable.reset(token)
 
 
 def conv_general_dilated(x: Array, kernel: Array, strides: Any, padding: Any, **_: Any) -> Array:
@@ -55,10 +42,8 @@ def convolution(x: Array, kernel: Array, stride: int, pad: int) -> Array:
 def value(x: Array, kernel: Array, stride: int, pad: int) -> Array:
     """`convolution` without its gradients, in any number of groups: kernel [k, k', C / g, D]."""
     xla = partial(_xla, stride=stride, pad=pad)
-    if _portable.get():
-        return xla(x, kernel)
     cpu = partial(_cpu, stride=stride, pad=pad)
-    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=xla)
+    return cpu_or_default(x, kernel, cpu=cpu, default=xla)
 
 
 def _forward(x, kernel, stride, pad):
@@ -73,7 +58,7 @@ def _backward(stride, pad, residuals, g):
     def xla(x, kernel, g):
         return jax.vjp(partial(_xla, stride=stride, pad=pad), x, kernel)[1](g)
 
-    return jax.lax.platform_dependent(*residuals, g, cpu=cpu, default=xla)
+    return cpu_or_default(*residuals, g, cpu=cpu, default=xla)
 
 
 convolution.defvjp(_forward, _backward)
@@ -112,11 +97,12 @@ def _is_native(dtype: Any, channels: int, kernel: tuple[int, ...]) -> bool:
     return narrow and _native_takes(dtype, d)
 
 
-def _is_native_gradient(dtype: Any, pixels: int, channels: int, kernel: tuple[int, ...]) -> bool:
+def _is_native_gradient(x: Array, g: Array, kernel: tuple[int, ...]) -> bool:
     """Whether native.cc computes a kernel's gradient, and faster than XLA."""
-    if kernel[:2] == (1, 1):
-        return pixels >= 4096 and kernel[2] == channels and _native_takes(dtype, kernel[3])
-    return _is_native(dtype, channels, kernel)
+    if kernel[:2] != (1, 1):
+        return _is_native(x.dtype, x.shape[-1], kernel)
+    many_pixels = g[..., 0].size >= 4096
+    return many_pixels and kernel[2] == x.shape[-1] and _native_takes(x.dtype, kernel[3])
 
 
 def _native_takes(dtype: Any, features: int) -> bool:
@@ -173,8 +159,10 @@ def kernel_gradient(x: Array, g: Array, shape: tuple[int, ...], stride: int, pad
       shape: of the kernel.
     """
     k = shape[:2]
-    if _is_native_gradient(x.dtype, g[..., 0].size, x.shape[-1], shape):
+    if _is_native_gradient(x, g, shape):
         return native.call("KernelGradient", shape, x, g, stride, pad)
+    if k == (1, 1) and stride == 1 and _is_native_gradient(g, x, (1, 1, *shape[:1:-1])):
+        return native.call("KernelGradient", (1, 1, *shape[:1:-1]), g, x, 1, 0).swapaxes(2, 3)
     if _is_depthwise(x.shape[-1], shape):
         if _is_native_depthwise(x.dtype, shape):
             return native.call("DepthwiseKernelGradient", shape, x, g, stride, pad)

@@ -39,50 +39,6 @@ def test_max_pool_is_that_of_the_image_padded_with_minus_infinity():
     np.testing.assert_array_equal(layers.max_pool(x), expected)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("stride", "size"), [(1, (5, 6)), (2, (6, 5)), (2, (1, 4))])
-def test_both_depthwise_convolutions_give_the_same_values_and_gradients(stride, size):
-    x, kernel = normal(0, 3, *size, 4), normal(1, 3, 3, 1, 4)
-
-    def value_and_gradients(compute):
-        def loss(x, kernel):
-            y = compute(x, kernel, stride)
-            return jnp.sum(jnp.sin(y)), y
-
-        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, kernel)
-
-    expected = value_and_gradients(layers.depthwise_grouped)
-    assert expected[0][1].shape == (3, -(-size[0] // stride), -(-size[1] // stride), 4)
-    for compute in (layers.depthwise_shifted, layers.depthwise):
-        got = value_and_gradients(compute)
-        chex.assert_trees_all_close(got, expected, atol=2e-5, rtol=1e-7)
-
-
-@pytest.mark.slow
-def test_depthwise_convolution_is_shifted_on_cpu_and_grouped_elsewhere():
-    module = layers.DepthwiseConv(1)
-    x = normal(0, 2, 4, 4, 8)
-    variables = module.init(jax.random.key(0), x)
-    assert variables["params"]["kernel"].shape == (3, 3, 1, 8)
-
-    def gradient(variables):
-        return jax.grad(lambda v: jnp.sum(module.apply(v, x) ** 2))(variables)
-
-    traced = jax.jit(gradient).trace(variables)
-    for platform, convolves in {"cpu": False, "cuda": True, "tpu": True}.items():
-        assert (
-            "convolution" in traced.lower(lowering_platforms=(platform,)).as_text()
-        ) is convolves
-
-
-def test_depthwise_gradient_of_half_precision_is_summed_in_float32():
-    x = jnp.ones((512, 4, 4, 1), jnp.bfloat16)
-    kernel = jnp.ones((3, 3, 1, 1), jnp.bfloat16)
-    d_kernel = jax.grad(lambda k: jnp.sum(layers.depthwise_shifted(x, k, 1)))(kernel)
-    assert d_kernel.dtype == jnp.bfloat16
-    assert d_kernel[1, 1, 0, 0] == 512 * 16  # a bfloat16 sum of ones would stop at 256
-
-
 def test_batch_norm_uses_the_global_batch_over_a_device_axis():
     x = normal(0, 8, 4, 4, 3)
 

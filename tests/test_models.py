@@ -11,7 +11,6 @@ from atkd_jax import models
 from atkd_jax.models import shufflenet
 from atkd_jax.models.size import count_params
 from atkd_jax.models.wrn import WideResNet
-from atkd_jax.nn import layers
 
 # (10 classes, 100 classes, 1000 classes), from the papers and the authors' code.
 PARAMS = {
@@ -242,7 +241,7 @@ def test_gradient_of_a_grouped_convolution_is_that_of_the_sums(groups):
 def test_shufflenets_convolutions_start_as_pytorchs():
     x = jnp.zeros((1, 4, 4, 48))
     pointwise = shufflenet.PointwiseConv(96, groups=3)
-    depthwise = shufflenet.DepthwiseConv(1, layers.depthwise)
+    depthwise = shufflenet.DepthwiseConv(1)
     for module, inputs in ((pointwise, 16), (depthwise, 9)):
         kernel = jax.jit(module.init)(jax.random.key(0), x)["params"]["kernel"]
         bound = inputs**-0.5

@@ -15,7 +15,7 @@ from atkd_jax.types import Array
 
 def value(x: Array, kernel: Array, stride: int, pad: int) -> Array:
     """x [..., H, W, C], kernel [k, k', 1, C] -> [..., H', W', C]."""
-    taps = kernel.reshape(-1, kernel.shape[-1])
+    taps = kernel.reshape(-1, *(1,) * (x.ndim - 1), kernel.shape[-1])
     views = _views(x, kernel.shape, stride, pad)
     return sum(view * tap for view, tap in zip(views, taps, strict=True))
 

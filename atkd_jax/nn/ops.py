@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from atkd_jax.nn.batch_norm import BatchNorm
+from atkd_jax.nn.platform import cpu_or_default
 from atkd_jax.types import Array
 
 EPSILON = 1e-12  # norms below this count as zero
@@ -85,9 +86,7 @@ def adaptive_avg_pool(x: Array, size: tuple[int, int]) -> Array:
     x = f32(x)
     if x.shape[1:3] != size and x.shape[1] % size[0] == 0 == x.shape[2] % size[1]:
         by_axis = functools.partial(_pool_axes, size=size)
-        return jax.lax.platform_dependent(
-            x, cpu=by_axis, default=functools.partial(block_mean, size=size)
-        )
+        return cpu_or_default(x, cpu=by_axis, default=functools.partial(block_mean, size=size))
     return _pool_axes(x, size)
 
 

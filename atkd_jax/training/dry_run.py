@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from atkd_jax.errors import UserError
 from atkd_jax.models.network import Network
 from atkd_jax.models.size import count_macs, count_params
+from atkd_jax.nn.platform import portable
 from atkd_jax.runtime import hlo, topology
 from atkd_jax.runtime.devices import Parallel
 from atkd_jax.training import from_config, settings
@@ -186,7 +187,11 @@ def about_step(config: ConfigDict, plan: Plan) -> list[str]:
     memory: Any = compiled.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
     peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
-    costs = compiled.cost_analysis() or {}
+    if plan.parallel.devices[0].platform == "cpu":  # XLA does not see into native convolutions
+        with portable():
+            costs = lower_step(plan).cost_analysis() or {}
+    else:
+        costs = compiled.cost_analysis() or {}
     # XLA counts the body of a loop once: one step of a call, one micro-batch of a step.
     counted = config.batch_size // len(plan.parallel.devices) // config.accumulate
     lines = [
@@ -205,12 +210,8 @@ def about_step(config: ConfigDict, plan: Plan) -> list[str]:
     return lines
 
 
-def compile_step(plan: Plan) -> jax.stages.Compiled:
-    """Compiles the step of a run ahead of time.
-
-    Raises:
-      UserError: it does not fit into the memory of a device.
-    """
+def lower_step(plan: Plan) -> Any:
+    """Lowers the step of a run, from shapes."""
     parallel, loader, step = plan.parallel, plan.loader, plan.setup.step
     teacher = ()
     if step.teacher:
@@ -219,11 +220,17 @@ def compile_step(plan: Plan) -> jax.stages.Compiled:
     state, teacher = parallel.shapes((plan.setup.abstract_state, teacher))
     number = Shape((), np.int32)
     multi_step: Any = compile_steps(step, parallel, loader.fetch)  # jitted, on a single host
-    lowered = multi_step.lower(
-        state, teacher, loader.train_data, loader.stack, number, number, number
-    )
+    return multi_step.lower(state, teacher, loader.train_data, loader.stack, number, number, number)
+
+
+def compile_step(plan: Plan) -> jax.stages.Compiled:
+    """Compiles the step of a run ahead of time.
+
+    Raises:
+      UserError: it does not fit into the memory of a device.
+    """
     try:
-        return lowered.compile()
+        return lower_step(plan).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -39,6 +39,7 @@ from atkd_jax.command_line import Parser, entry_point, number
 from atkd_jax.methods import create
 from atkd_jax.models.network import Network
 from atkd_jax.models.size import count_params
+from atkd_jax.nn.platform import portable
 from atkd_jax.runtime.devices import Parallel
 from atkd_jax.training.objective import Objective, Term
 from atkd_jax.training.setup import compile_steps
@@ -186,12 +187,15 @@ class JaxStep:
         # out of the loop.
         two = jax.tree.map(lambda x: np.stack([x, x[::-1]]), self.batch)
         self.stack = parallel.shard_batches(two)
-        multi_step = compile_steps(step, parallel, lambda _, item: item)
         zero = np.int32(0)
-        self.multi_step = multi_step.lower(
-            self.state, self.weights, (), self.stack, zero, zero, zero
-        ).compile()
-        self.flops = self.multi_step.cost_analysis()["flops"]  # a loop counts once
+        args = self.state, self.weights, (), self.stack, zero, zero, zero
+
+        def lowered() -> jax.stages.Lowered:
+            return compile_steps(step, parallel, lambda _, item: item).lower(*args)
+
+        self.multi_step = lowered().compile()
+        with portable():  # XLA does not see into native convolutions; it counts a loop once
+            self.flops = lowered().cost_analysis()["flops"]
         prepared = jax.tree.map(jnp.asarray, image.astype(np.float32) / 255)
         self._teacher = jax.jit(
             lambda w: teacher.infer(w, prepared).logits, compiler_options=parallel.options

@@ -11,19 +11,32 @@ set OMP_WAIT_POLICY=passive, or PyTorch's threads burn CPU time while they wait 
 FLOPs are XLA's count for the compiled step; the peak is a large matrix product of the same run.
 PyTorch is optional.
 
-Measured on two cores of an AMD EPYC without other load, jax 0.10.2, PyTorch 2.13, float32, median:
+Measured on two cores of an Intel Xeon (AVX-512) without other load, jax 0.10.2, PyTorch 2.13,
+float32, median:
 
-    ResNet-56 -> ResNet-20       216 ms, 30 % of the peak; PyTorch  151 ms: 0.70 times as fast
-    ResNet-50 -> MobileNetV2    1280 ms, 33 % of the peak; PyTorch 1071 ms: 0.84 times as fast
-    the same, ImageNet, batch 32  5.4 s, 12 % of the peak; PyTorch  2.6 s: 0.47 times as fast
+    ResNet-56 -> ResNet-20       255 ms, 41 % of the peak; PyTorch  272 ms: 1.07 times as fast
+    ResNet-50 -> MobileNetV2    1629 ms, 43 % of the peak; PyTorch 2400 ms: 1.47 times as fast
+    the same, ImageNet, batch 32 3.6 s,  34 % of the peak; PyTorch  4.2 s: 1.16 times as fast
 
-The difference is the teacher's forward pass: XLA's convolutions on CPU are slower than PyTorch's.
-Ten steps in a call save 15 % of a step, since every call starts with fresh temporary memory.
+Shares of the peak, on one core, of convolutions that XLA runs in a loop:
+
+    3x3, channels                    16   32   64  128
+    values, native.cc               71 % 95 % 108 % 105 %  (a product loses more to its edges)
+    values, XLA                     40 % 70 %  91 %  95 %
+    kernel's gradient, native.cc    73 % 93 %  93 %  91 %
+    kernel's gradient, XLA          32 % 51 %  77 %  73 %
+    depthwise, native.cc            13 %, bound by memory
+
+1x1 convolutions are XLA's products, 40 to 100 %, less where there are few channels. The rest of a
+step, 30 % of the first pair's time and 40 % of the third's, is batch norm, activations and sums:
+they read and write whole activations, which do not fit into the cache.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -39,11 +52,12 @@ from atkd_jax.command_line import Parser, entry_point, number
 from atkd_jax.methods import create
 from atkd_jax.models.network import Network
 from atkd_jax.models.size import count_params
+from atkd_jax.nn import native
 from atkd_jax.nn.platform import portable
 from atkd_jax.runtime.devices import Parallel
 from atkd_jax.training.objective import Objective, Term
 from atkd_jax.training.setup import compile_steps
-from atkd_jax.training.step import TrainStep
+from atkd_jax.training.step import SharedTeacherStep, TrainStep
 from atkd_jax.types import Batch, DataInfo
 from experiments import arguments
 
@@ -58,6 +72,10 @@ PAIRS = {
     "r50_mv2": ("resnet50_cifar", "mobilenetv2_cifar", 32, 10, 64, 64),
     "imagenet": ("resnet50", "mobilenetv2", 224, 1000, 256, 32),
 }
+SHARED = {  # for shared_teacher
+    "r20_r8": ("resnet20", "resnet8", 32, 10, 64, 64),
+    "r56_r8": ("resnet56", "resnet8", 32, 10, 64, 64),
+}
 STREAMED = ("imagenet",)
 
 
@@ -68,10 +86,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=seconds, default=20.0, help="of each measurement")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     args = parser.parse_args()
-    device = jax.devices()[0]
     peak = matmul_flops(args.dtype)
     torch = importlib.util.find_spec("torch") is not None
-    print(f"{device.device_kind}, {args.dtype}, matrix product {peak / 1e9:,.1f} GFLOP/s")
+    print(f"{describe_machine()}, {args.dtype}, matrix product {peak / 1e9:,.1f} GFLOP/s")
     print("ms are min / median\n")
     print(
         "| pair | batch | step ms | images/s | GFLOP | of peak | 1 per call ms |"
@@ -81,6 +98,18 @@ def main() -> None:
     print("|---" * 13 + "|")
     for name in args.pairs:
         print(row(name, peak, args.seconds, args.dtype, torch), flush=True)
+
+
+def describe_machine() -> str:
+    """The device and the versions, in words."""
+    device = jax.devices()[0]
+    kind = device.device_kind
+    if device.platform == "cpu":
+        native_ = "native convolutions" if native.available() else "no C++ compiler"
+        kind = f"{len(os.sched_getaffinity(0))} CPU cores, {native_}"
+    torch = importlib.util.find_spec("torch")
+    versions = ["jax", *(["torch"] if torch else [])]
+    return ", ".join([kind, *(f"{name} {importlib.metadata.version(name)}" for name in versions)])
 
 
 def row(name: str, peak: float, seconds: float, dtype: str, torch: bool) -> str:
@@ -150,14 +179,15 @@ def matmul_flops(dtype: str, size: int = 2048) -> float:
 
 
 class JaxStep:
-    """The step of one pair as training runs it.
+    """The step of one pair as training runs it, for one student or several under one teacher.
 
     Attributes:
       flops: of one step.
     """
 
-    def __init__(self, name: str, batch: int, dtype: str):
-        self.names, size, classes = PAIRS[name][:2], *PAIRS[name][2:4]
+    def __init__(self, name: str, batch: int, dtype: str, students: int = 1):
+        pair = (PAIRS | SHARED)[name]
+        self.names, size, classes = pair[:2], *pair[2:4]
         rng = np.random.RandomState(0)
         image = rng.randint(0, 256, (batch, size, size, 3)).astype(np.uint8)
         self.batch = Batch(image, np.arange(batch, dtype=np.int32) % classes, np.arange(batch))
@@ -178,6 +208,8 @@ class JaxStep:
             steps_per_epoch=1,
             axis=parallel.axis,
         )
+        if students > 1:
+            step = SharedTeacherStep((step,) * students)
         key = jax.random.key(0)
         self.state = parallel.init(lambda: step.init(key, info, batch))
         one = np.zeros((1, *image.shape[1:]), np.float32)

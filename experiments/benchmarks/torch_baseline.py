@@ -102,6 +102,7 @@ def head(inputs: int, classes: int, dropout: float = 0.0) -> list[nn.Module]:
 
 
 NETWORKS = {
+    "resnet8": lambda classes: resnet_cifar(8, classes),
     "resnet20": lambda classes: resnet_cifar(20, classes),
     "resnet56": lambda classes: resnet_cifar(56, classes),
     "resnet50_cifar": lambda classes: resnet50(classes, True),

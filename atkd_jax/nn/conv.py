@@ -11,6 +11,7 @@ All have the same results. Every convolution that is trained should be one of th
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -76,17 +77,14 @@ def _xla(x, kernel, stride, pad):
 
 
 def _cpu(x, kernel, stride, pad):
-    B, *size, C = x.shape
-    out = (
-        B,
-        *((n + 2 * pad - k) // stride + 1 for n, k in zip(size, kernel.shape[:2], strict=True)),
-    )
+    B, *sizes, C = x.shape
+    sizes = [(n + 2 * pad - kernel.shape[i]) // stride + 1 for i, n in enumerate(sizes)]
     if _is_native(x.dtype, C, kernel.shape):
-        return native.call("Convolve", (*out, kernel.shape[3]), x, kernel, stride, pad)
+        return native.call("Convolve", (B, *sizes, kernel.shape[3]), x, kernel, stride, pad)
     if not _is_depthwise(C, kernel.shape):
         return _xla(x, kernel, stride, pad)
     if _is_native_depthwise(x.dtype, kernel.shape):
-        return native.call("Depthwise", (*out, C), x, kernel, stride, pad)
+        return native.call("Depthwise", (B, *sizes, C), x, kernel, stride, pad)
     return depthwise.value(x, kernel, stride, pad)
 
 
@@ -101,7 +99,7 @@ def _is_native_gradient(x: Array, g: Array, kernel: tuple[int, ...]) -> bool:
     """Whether native.cc computes a kernel's gradient, and faster than XLA."""
     if kernel[:2] != (1, 1):
         return _is_native(x.dtype, x.shape[-1], kernel)
-    many_pixels = g[..., 0].size >= 4096
+    many_pixels = math.prod(g.shape[:-1]) >= 4096
     return many_pixels and kernel[2] == x.shape[-1] and _native_takes(x.dtype, kernel[3])
 
 

@@ -203,7 +203,7 @@ def test_a_network_that_says_no_numbers_has_no_result(npz):
     parallel, source = Parallel("none"), data.load(f"npz:{npz}")
 
     class Constant:
-        def apply(self, logits, image):
+        def infer(self, logits, image):
             return ModelOut(jnp.broadcast_to(logits, (len(image), CLASSES)), {})
 
     loader = MemoryLoader(source, parallel, 16, seed=0)

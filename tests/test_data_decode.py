@@ -100,8 +100,25 @@ def test_metadata_before_the_orientation_are_skipped():
         without_jfif = content[:2] + content[20:]
         for data in (content, without_jfif):
             assert decode.orientation(data).numpy() == expected, more
+            assert expected == 1 or not decode.is_plain(data), more
             with Image.open(io.BytesIO(data)) as file:
                 assert image_file.orientation(file) == expected, more
+
+
+def test_plain_jpegs_are_found_without_pillow():
+    """A missed one costs time alone; a file that is turned, or no JPEG, must not be taken for one.
+
+    Whatever the length of the first segment claims.
+    """
+    image = picture(1)
+    plain, noted = encoded(image), encoded(image, comment=b"hello")
+    assert decode.is_plain(plain) and decode.is_plain(noted)
+    assert decode.is_plain(encoded(image, icc_profile=bytes(5000)))
+    assert decode.is_plain(encoded(image[..., 0]))
+    late = noted[:20] + plain[20:89] + with_orientation(image, 6)[2:]
+    beyond = noted[:22] + b"\xff\xff" + noted[24:]
+    for other in (late, beyond, plain[:2] + plain[20:], encoded(image, "PNG")):
+        assert not decode.is_plain(other)
 
 
 def windows(shape, count=2000):
@@ -175,5 +192,6 @@ def test_metadata_behind_the_tables_turn_an_image_as_well():
     late = plain[:end] + exif + plain[end:]
     assert decode.orientation(tf.constant(plain)) == 1
     assert decode.orientation(tf.constant(late)) == 6
+    assert decode.is_plain(plain) and not decode.is_plain(late)
     with Image.open(io.BytesIO(late)) as image:
         assert image.getexif()[0x0112] == 6

@@ -12,23 +12,30 @@ normalise), `stream` is the training pipeline (uint8; the device does the rest).
 per second of CPU time over all threads, which background load affects less than wall time. The
 three take turns; each keeps its best of `--rounds`. Targets: 0.9 of the decoder, 3 times Pillow.
 
-Measured on 2 cores of an x86 server with nothing else to do, jax 0.10.2, TensorFlow 2.21, 50
-photographs of ImageNet (100 kB, mostly 500x375):
+Measured on 2 cores of an x86 server with nothing else to do, jax 0.10.2, TensorFlow 2.21:
 
     cifar10, ResNet-20 step 210.1 ms: crop and flip 0.17 ms (0.1 %), with rotation and brightness
     0.65 ms (0.3 %), with RandAugment(2, 9) 0.79 ms (0.4 %)
-    images / s per core: decoder 1,269, stream 990 (0.78), pillow 484 (stream is 2.0 times that)
 
-Since then streams honour EXIF: 5 % more CPU time per image on the same photographs, of which a
-third needs a closer look (best of 14 rounds in turns with the code before, on a busy machine).
-PNGs, which Pillow decodes now, take 1.6 times as long as in TensorFlow (20 of the photographs,
+JPEGs on one busy core of an Intel Xeon, TensorFlow 2.21, 50 photographs of ImageNet (100 kB, mostly
+500x375), EXIF honoured:
+
+    images / s per core: decoder 698, stream 494 (0.71), pillow 230 (stream is 2.15 times that)
+
+Both JPEG targets are missed, and TensorFlow's kernels are the limit. Reading and decoding take 1.3
+to 1.4 ms per image there, a good half of it Huffman decoding, which also the rows above a window
+need. The bilinear resize and its rounding add 0.35 to 0.4 ms: with them alone, and EXIF ignored, a
+stream reaches 0.77 to 0.80 of the decoder. The rest is the choice of a decoder by the file's header
+(0.08 ms). Three times Pillow is the rate of the bare decoder.
+
+PNGs, which Pillow decodes, take 1.6 times as long as in TensorFlow (20 of the photographs,
 6 rounds).
 
-Both JPEG targets are missed by a fifth of a millisecond per image (decoding takes 0.79 ms): 0.17 ms
-are TensorFlow's bilinear resize and the copy into the batch, the rest is rounding and the check
-whether a file is a JPEG. Tried, for 1 % each at most: other DCT methods, decoding without fancy
-upscaling, an allocator that keeps its memory. No other TensorFlow kernel was faster (nearest
-neighbour, CropAndResize, QuantizedResizeBilinear and ScaleAndTranslate are slower).
+Tried, for 1 % each at most: other DCT methods, decoding without fancy upscaling, an allocator that
+keeps its memory. Decoding at half size, where a window is at least twice the crop, loses 3 %: 3 %
+of these windows are, and the test costs all of them; with photographs of 800 pixels and more it
+gains 7 %. No other TensorFlow kernel was faster (nearest neighbour, CropAndResize,
+QuantizedResizeBilinear and ScaleAndTranslate are slower).
 """
 
 from __future__ import annotations

@@ -50,9 +50,7 @@ def _equation_macs(eqn: Any) -> int:
             (contracted, _), _ = eqn.params["dimension_numbers"]
             a = eqn.invars[0].aval.shape
             return math.prod(eqn.outvars[0].aval.shape) * math.prod(a[i] for i in contracted)
-        case (
-            "cond"
-        ):  # one branch runs; of a depthwise convolution's two, only one has such operations
+        case "cond":  # one branch runs; on CPU it may be a native call, which has no operations
             return max(inner)
         case "scan":
             return eqn.params["length"] * sum(inner)

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <type_traits>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -31,6 +32,9 @@ constexpr int64_t STRIP = 16384;  // floats in the buffer of a task
 constexpr int64_t PARTS = 8;      // in which a kernel's gradient is summed up
 typedef float Vector __attribute__((vector_size(4 * N)));
 typedef float Unaligned __attribute__((vector_size(4 * N), aligned(4)));
+
+template <int n>
+using Size = std::integral_constant<int, n>;
 
 inline Vector load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 inline void store(float* p, Vector v) { *reinterpret_cast<Unaligned*>(p) = v; }
@@ -130,6 +134,17 @@ void tiles(const Convolution& c, const float* x, const float* w, float* y, int64
     if (pixels) tiles<P / 2, V>(c, x, w, y, pixels);
 }
 
+// Calls body(first feature, V, tile size) for blocks of up to four vectors of features.
+template <typename Body>
+void blocks(int64_t features, Body body) {
+  for (int64_t f = 0; f < features; f += 4 * N) switch (std::min<int64_t>(4, (features - f) / N)) {
+      case 1: body(f, Size<1>(), Size<ACCUMULATORS>()); break;
+      case 2: body(f, Size<2>(), Size<ACCUMULATORS / 2>()); break;
+      case 3: body(f, Size<3>(), Size<ACCUMULATORS / 4>()); break;
+      case 4: body(f, Size<4>(), Size<ACCUMULATORS / 4>()); break;
+    }
+}
+
 ffi::Error convolution(ffi::ThreadPool pool, Array x, Array kernel, Result y, int64_t stride,
                        int64_t pad) {
   const Convolution c(x, kernel, *y, stride, pad);
@@ -144,18 +159,11 @@ ffi::Error convolution(ffi::ThreadPool pool, Array x, Array kernel, Result y, in
   }
   parallel(pool, c.batch * c.strips(), [&](int64_t task) {
     auto body = [&](const float* in, int64_t first, int64_t rows) {
-      for (int64_t f = 0; f < c.features; f += 4 * N)
-        for (int64_t r = 0; r < rows; ++r) {
-          const float* input = in + r * c.stride * c.line();
-          const float* w = &weights[f * inputs];
-          float* out = y->typed_data() + (first + r) * c.columns * c.features + f;
-          switch (std::min<int64_t>(4, (c.features - f) / N)) {
-            case 1: tiles<ACCUMULATORS, 1>(c, input, w, out, c.columns); break;
-            case 2: tiles<ACCUMULATORS / 2, 2>(c, input, w, out, c.columns); break;
-            case 3: tiles<ACCUMULATORS / 4, 3>(c, input, w, out, c.columns); break;
-            case 4: tiles<ACCUMULATORS / 4, 4>(c, input, w, out, c.columns); break;
-          }
-        }
+      blocks(c.features, [&](int64_t f, auto v, auto p) {
+        for (int64_t r = 0; r < rows; ++r)
+          tiles<p, v>(c, in + r * c.stride * c.line(), &weights[f * inputs],
+                      y->typed_data() + (first + r) * c.columns * c.features + f, c.columns);
+      });
     };
     c.strip(x.typed_data(), task / c.strips(), task % c.strips(), body);
   });
@@ -212,18 +220,11 @@ ffi::Error kernel_gradient(ffi::ThreadPool pool, Array x, Array g, Result kernel
                            int64_t pad) {
   const Convolution c(x, *kernel, g, stride, pad);
   auto add = [&](const float* in, int64_t first, int64_t rows, float* w) {
-    for (int64_t f = 0; f < c.features; f += 4 * N)
-      for (int64_t k = 0; k < c.k_height; ++k) {
-        const float* input = in + k * c.line();
-        const float* grad = g.typed_data() + first * c.columns * c.features + f;
-        float* out = w + k * c.inputs() * c.features + f;
-        switch (std::min<int64_t>(4, (c.features - f) / N)) {
-          case 1: outers<ACCUMULATORS, 1>(c, input, grad, rows, out, c.inputs()); break;
-          case 2: outers<ACCUMULATORS / 2, 2>(c, input, grad, rows, out, c.inputs()); break;
-          case 3: outers<ACCUMULATORS / 4, 3>(c, input, grad, rows, out, c.inputs()); break;
-          case 4: outers<ACCUMULATORS / 4, 4>(c, input, grad, rows, out, c.inputs()); break;
-        }
-      }
+    blocks(c.features, [&](int64_t f, auto v, auto q) {
+      for (int64_t k = 0; k < c.k_height; ++k)
+        outers<q, v>(c, in + k * c.line(), g.typed_data() + first * c.columns * c.features + f,
+                     rows, w + k * c.inputs() * c.features + f, c.inputs());
+    });
   };
   sum_strips(pool, c, x.typed_data(), kernel, add);
   return ffi::Error::Success();
@@ -233,14 +234,14 @@ ffi::Error kernel_gradient(ffi::ThreadPool pool, Array x, Array g, Result kernel
 template <typename Body>
 inline void by_vector(int64_t channels, Body body) {
   int64_t i = 0;
-  for (; i + N <= channels; i += N) body(i, std::integral_constant<int, N>());
-  for (; i < channels; ++i) body(i, std::integral_constant<int, 1>());
+  for (; i + N <= channels; i += N) body(i, Size<N>());
+  for (; i < channels; ++i) body(i, Size<1>());
 }
 
-inline Vector load(const float* p, std::integral_constant<int, N>) { return load(p); }
-inline float load(const float* p, std::integral_constant<int, 1>) { return *p; }
-inline void store(float* p, Vector v, std::integral_constant<int, N>) { store(p, v); }
-inline void store(float* p, float v, std::integral_constant<int, 1>) { *p = v; }
+inline Vector load(const float* p, Size<N>) { return load(p); }
+inline float load(const float* p, Size<1>) { return *p; }
+inline void store(float* p, Vector v, Size<N>) { store(p, v); }
+inline void store(float* p, float v, Size<1>) { *p = v; }
 
 constexpr int TAPS = 9;  // depthwise kernels are 3x3
 

@@ -53,8 +53,8 @@ class Parallel:
         self.mesh = Mesh(np.array(devices), (AXIS,))
         self.replicated = NamedSharding(self.mesh, P())
         self.sharded = NamedSharding(self.mesh, P(None, AXIS))
-        # Passed to per-device functions; without a name where there is no named axis.
         self.options = CPU_OPTIONS if devices[0].platform == "cpu" else {}
+        # Passed to per-device functions; without a name where there is no named axis.
         self.axis = Collectives() if mode == "none" else collectives.over(AXIS)
         self._any = jax.jit(jnp.any, out_shardings=self.replicated)
 

@@ -23,6 +23,7 @@ examples/own_loop.py calls methods without `TrainStep`.
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from atkd_jax.training.objective import Objective, Term
     from atkd_jax.training.step import SharedTeacherStep, TrainStep, student_variables
     from atkd_jax.types import Batch, DataInfo, ModelOut, TrainState
+
+# Warnings of this package are logged even where other libraries are silenced.
+logging.getLogger(__name__).setLevel(logging.WARNING)
 
 __all__ = [
     "Augment",

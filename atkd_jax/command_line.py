@@ -12,9 +12,9 @@ from typing import NoReturn
 
 import absl.logging
 
+from atkd_jax.cache import enable_compilation_cache
 from atkd_jax.errors import UserError
 from atkd_jax.runtime import hosts
-from atkd_jax.runtime.cache import enable_compilation_cache
 from atkd_jax.runtime.preemption import Interrupted
 
 # Errors whose message is enough; anything else is a bug, whose traceback is printed.

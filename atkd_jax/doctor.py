@@ -33,6 +33,7 @@ from atkd_jax.main import (
     check_arguments,
     parse_flags,
 )
+from atkd_jax.nn import native
 from atkd_jax.runtime import hosts, run_files
 from atkd_jax.runtime.lock import missing, remove_empty
 from atkd_jax.training import dry_run, from_config
@@ -55,7 +56,10 @@ def devices() -> str:
     counts = multihost_utils.process_allgather(np.int32(jax.local_device_count())).ravel()
     if len(set(counts.tolist())) > 1:
         raise UserError(f"the hosts have different numbers of devices: {counts.tolist()}")
-    return f"{jax.device_count()} x {jax.devices()[0].device_kind}, {counts[0]} on every host"
+    text = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {counts[0]} on every host"
+    if jax.default_backend() == "cpu":
+        text += f", {native.describe()}"
+    return text
 
 
 def connection() -> str:

@@ -1,4 +1,4 @@
-"""The idea in five minutes on two CPU cores: a teacher, and three ways to train a student.
+"""The idea in two minutes on two CPU cores: a teacher, and three ways to train a student.
 
     python -m experiments.demo [--workdir=runs/demo] [--seeds=3]
 
@@ -19,7 +19,7 @@ from atkd_jax.command_line import Parser, entry_point, number
 from atkd_jax.runtime.checkpoint import load_export
 from atkd_jax.runtime.preemption import stop_signal
 from atkd_jax.training import attention_plot, from_config, teachers
-from atkd_jax.training.loop import train_and_evaluate
+from atkd_jax.training.loop import train_students
 from configs import digits
 from experiments import arguments
 
@@ -33,44 +33,45 @@ def main() -> None:
     parser.add_argument("--seeds", type=number(1, 1000), default=3)
     args = parser.parse_args()
 
-    teacher = train(
-        teachers.teacher_config(digits.get_config("method=kd")), args.workdir / "teacher"
-    )
-    results = {}
-    for method in METHODS:
-        for seed in range(args.seeds):
-            config = digits.get_config(f"method={method}")
+    alone = teachers.teacher_config(digits.get_config("method=kd"))
+    [teacher] = train({"teacher": alone}, args.workdir)
+    results = {method: [] for method in METHODS}
+    for seed in range(args.seeds):
+        configs = {f"{m}-{seed}": digits.get_config(f"method={m}") for m in METHODS}
+        for config in configs.values():
             config.seed = seed
             config.teacher.weights = str(args.workdir / "teacher" / "export")
-            result = train(config, args.workdir / f"{method}-{seed}")
-            results.setdefault(method, []).append(result)
+        for method, result in zip(METHODS, train(configs, args.workdir), strict=True):
+            results[method].append(result)
 
     print_table(teacher, results)
     draw(args.workdir)
 
 
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Trains once and prints one line; what training prints goes to WORKDIR.log."""
-    config.checkpoint.every_epochs = config.epochs
-    workdir.parent.mkdir(parents=True, exist_ok=True)
-    with workdir.with_suffix(".log").open("a") as file, contextlib.redirect_stdout(file):
-        result = train_and_evaluate(config, workdir)
-    print(f"{workdir}: top-1 {result['last']['top1']:.2f}, {result['seconds']:.1f} s", flush=True)
-    return result
+def train(configs: dict[str, ConfigDict], workdir: Path) -> list[dict[str, Any]]:
+    """Trains students together and prints a line for each; training itself prints to demo.log."""
+    for config in configs.values():
+        config.checkpoint.every_epochs = config.epochs
+    workdirs = [workdir / name for name in configs]
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / "demo.log").open("a") as file, contextlib.redirect_stdout(file):
+        results = train_students([*configs.values()], workdirs)
+    for path, result in zip(workdirs, results, strict=True):
+        print(f"{path}: top-1 {result['last']['top1']:.2f}, {result['seconds']:.1f} s", flush=True)
+    return results
 
 
 def print_table(teacher: dict[str, Any], results: dict[str, list[dict[str, Any]]]) -> None:
     """One line per method: mean and standard deviation of the last epoch's top-1."""
-    print(f"\n{'':16s}{'top-1 %':>14s}{'parameters':>12s}{'MACs':>12s}{'s / run':>9s}")
+    print(f"\n{'':16s}{'top-1 %':>14s}{'parameters':>12s}{'MACs':>12s}")
     rows = {"teacher": [teacher]}
     rows |= {f"student, {METHODS[method]}": own for method, own in results.items()}
     for name, summaries in rows.items():
         top1 = [summary["last"]["top1"] for summary in summaries]
         spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
         size = summaries[0]["student"]
-        seconds = statistics.mean(summary["seconds"] for summary in summaries)
         accuracy = f"{statistics.mean(top1):.2f}{spread}"
-        print(f"{name:16s}{accuracy:>14s}{size['params']:>12,}{size['macs']:>12,}{seconds:>9.1f}")
+        print(f"{name:16s}{accuracy:>14s}{size['params']:>12,}{size['macs']:>12,}")
 
 
 def draw(workdir: Path) -> None:

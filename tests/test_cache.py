@@ -7,7 +7,7 @@ import jax
 import pytest
 from small_runs import command, start
 
-from atkd_jax.runtime.cache import prune
+from atkd_jax.cache import prune
 
 
 class OwnCache:

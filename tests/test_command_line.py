@@ -113,7 +113,7 @@ def absl_handler():
 
 def test_warnings_of_ours_have_one_form_and_others_are_quiet(absl_handler, capsys):
     with entry_point():
-        logging.getLogger("atkd_jax.data.folder").warning("%s is left out", "a.txt")
+        logging.getLogger("atkd_jax.nn.native").warning("%s is left out", "a.txt")
         logging.getLogger("another.library").warning("chatter")
         absl.logging.warning("chatter")
     assert capsys.readouterr().err == "warning: a.txt is left out\n"

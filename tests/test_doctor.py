@@ -10,6 +10,7 @@ from small_runs import PATIENCE, held_port, small_config, write_npz
 
 from atkd_jax import doctor
 from atkd_jax.data import tfds
+from atkd_jax.nn import native
 from atkd_jax.training import dry_run
 from tests.images import encoded, picture
 
@@ -38,6 +39,11 @@ def test_a_run_that_can_start_is_told_so(healthy, capsys):
 def test_without_a_configuration_the_machine_is_looked_at(capsys):
     assert doctor.examine(None, None)
     assert list(lines(capsys)) == ["versions", "devices", "hosts"]
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setattr(native, "available", lambda: False)
+    assert "no C++ compiler" in doctor.devices()
 
 
 def test_everything_wrong_is_named_in_one_go(healthy, tmp_path, capsys):

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("atkd_jax", "configs", "experiments")
 # Parts of atkd_jax. Those of one floor do not import each other.
 FLOORS = [
-    ["types", "errors"],
+    ["types", "errors", "cache"],
     ["ranges"],
     ["nn"],
     ["methods", "models", "data"],

@@ -21,8 +21,9 @@ def test_the_library_is_compiled_once(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("compiler", ["/nowhere/c++", "false"])
-def test_without_a_compiler_xla_computes(monkeypatch, tmp_path, compiler):
+def test_without_a_compiler_xla_computes(monkeypatch, tmp_path, caplog, compiler):
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert native.available.__wrapped__() is False
+    assert "$CXX" in caplog.text and compiler in caplog.text
     assert not list(tmp_path.rglob("*.so"))

@@ -5,8 +5,6 @@ source = data.load("folder:photos", image_size=224, share=data.Share(64))  # a s
 data.create("svhn", extra=True).info().num_train               # facts, without the images
 """
 
-import logging
-
 from atkd_jax.data.dataset import Dataset
 from atkd_jax.data.datasets import DATASETS, OPTIONS, create, load
 from atkd_jax.data.local import Digits, Folder, Npz
@@ -20,5 +18,3 @@ __all__ = [
     "MemorySource", "Npz", "Records", "Share", "Source", "StreamSource", "Svhn", "Tfds",
     "TfdsDataset", "create", "epoch_order", "eval_order", "load",
 ]  # fmt: skip
-# Images that cannot be read are logged even where other libraries are silenced.
-logging.getLogger(__name__).setLevel(logging.WARNING)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import subprocess
 import tempfile
@@ -18,7 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from atkd_jax import cache
 from atkd_jax.types import Array
+
+log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("native.cc")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-w", "-x", "c++")
@@ -32,12 +36,23 @@ def available() -> bool:
         return False
     try:
         library = ctypes.CDLL(str(build()))
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason: object = error
+        if isinstance(error, subprocess.CalledProcessError):
+            reason = " ".join(
+                [error.cmd[0], "failed:", *error.stderr.decode("utf-8", "replace").split()]
+            )
+        log.warning("without a C++ compiler (c++ or $CXX) convolutions are slow: %s", reason)
         return False
     for name in FUNCTIONS:
         capsule = jax.ffi.pycapsule(getattr(library, name))
         jax.ffi.register_ffi_target(f"atkd_jax.{name}", capsule, platform="cpu")
     return True
+
+
+def describe() -> str:
+    """Which convolutions a CPU computes, in words."""
+    return "native convolutions" if available() else "no C++ compiler, so slow convolutions"
 
 
 def build() -> Path:
@@ -54,8 +69,7 @@ def build() -> Path:
         [*command, "-dM", "-E", os.devnull], check=True, capture_output=True
     ).stdout
     key = hashlib.sha256(SOURCE.read_bytes() + macros + jax.__version__.encode()).hexdigest()[:16]
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    library = Path(cache) / "atkd_jax" / "native" / f"{key}.so"
+    library = cache.folder("native") / f"{key}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:

@@ -105,8 +105,7 @@ def describe_machine() -> str:
     device = jax.devices()[0]
     kind = device.device_kind
     if device.platform == "cpu":
-        native_ = "native convolutions" if native.available() else "no C++ compiler"
-        kind = f"{len(os.sched_getaffinity(0))} CPU cores, {native_}"
+        kind = f"{len(os.sched_getaffinity(0))} CPU cores, {native.describe()}"
     torch = importlib.util.find_spec("torch")
     versions = ["jax", *(["torch"] if torch else [])]
     return ", ".join([kind, *(f"{name} {importlib.metadata.version(name)}" for name in versions)])

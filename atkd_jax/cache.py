@@ -1,4 +1,4 @@
-"""JAX's persistent compilation cache: a program that any run has compiled is read from disk."""
+"""The user's cache folder: what any run has compiled is read from disk by the next."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ import jax
 LIMIT = 2 * 2**30  # bytes; a run leaves 2 MB on a CPU, tens of MB on an accelerator
 
 
+def folder(name: str) -> Path:
+    """`$XDG_CACHE_HOME/atkd_jax/NAME`, by default in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "atkd_jax" / name
+
+
 def enable_compilation_cache() -> None:
-    """Keeps compiled programs in `$XDG_CACHE_HOME/atkd_jax/xla`, by default in ~/.cache.
+    """Keeps the programs that JAX compiles in `folder("xla")`.
 
     Small programs are kept as well: reading one takes milliseconds, compiling it a tenth of a
     second. `$JAX_COMPILATION_CACHE_DIR`, if set, takes precedence, with JAX's other settings.
     """
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # JAX adds it late
         return
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "atkd_jax" / "xla"
-    prune(cache, LIMIT)
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    prune(folder("xla"), LIMIT)
+    jax.config.update("jax_compilation_cache_dir", str(folder("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def prune(folder: Path, limit: int) -> None:
+def prune(root: Path, limit: int) -> None:
     """Deletes the files of a folder that were not used for longest, until `limit` bytes are left.
 
     Not `jax_compilation_cache_max_size`, which locks the folder at every access, and writes nothing
@@ -34,7 +38,7 @@ def prune(folder: Path, limit: int) -> None:
     """
     used = []
     with contextlib.suppress(FileNotFoundError):
-        for path in folder.iterdir():
+        for path in root.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another process deletes as well
                 stat = path.stat()
                 used.append((max(stat.st_atime_ns, stat.st_mtime_ns), stat.st_size, path))

@@ -57,8 +57,9 @@ def test_value_and_gradients_are_jaxs(on_cpu, k, stride, channels):
     )
 
 
-def test_unpadded_convolutions_are_jaxs(on_cpu):
-    assert_equal_to_jaxs(normal(0, 2, 6, 6, 16), normal(1, 3, 3, 16, 32), 1, 0)
+@pytest.mark.parametrize(("k", "stride"), [(3, 1), (3, 2), (2, 3)])
+def test_unpadded_convolutions_are_jaxs(on_cpu, k, stride):
+    assert_equal_to_jaxs(normal(0, 2, 6, 7, 16), normal(1, k, k, 16, 32), stride, 0)
 
 
 @pytest.mark.parametrize(("stride", "size"), [(1, (5, 6)), (2, (6, 5)), (2, (1, 4))], ids=str)

@@ -1,0 +1,105 @@
+"""Share of the machine's peak that convolutions and their gradients reach, by kind of layer.
+
+    python -m experiments.benchmarks.convolutions [--batch=64] [--seconds=1]
+    CXX=false python -m experiments.benchmarks.convolutions   # XLA's, without native.cc
+
+Every one runs in a loop, as in training, with random inputs in float32. The peak is a large matrix
+product of the same run, which itself loses a little at its edges.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from atkd_jax.command_line import Parser, entry_point, number
+from atkd_jax.nn.conv import convolution
+from atkd_jax.runtime.devices import Parallel
+from atkd_jax.types import Array
+from experiments.benchmarks.step import describe_machine, matmul_flops, take_turns
+
+LOOP = 8
+# name -> size of the images, kernel [k, k, C, D], stride; depthwise where C is 1
+LAYERS = {
+    "3x3, 3 -> 16": (32, (3, 3, 3, 16), 1),
+    "3x3, 16 -> 16": (32, (3, 3, 16, 16), 1),
+    "3x3, 32 -> 32": (16, (3, 3, 32, 32), 1),
+    "3x3, 64 -> 64": (8, (3, 3, 64, 64), 1),
+    "3x3, 128 -> 128": (16, (3, 3, 128, 128), 1),
+    "3x3, 256 -> 256": (8, (3, 3, 256, 256), 1),
+    "3x3, 16 -> 32, stride 2": (32, (3, 3, 16, 32), 2),
+    "3x3, 32 -> 64, stride 2": (16, (3, 3, 32, 64), 2),
+    "3x3, 128 -> 256, stride 2": (16, (3, 3, 128, 256), 2),
+    "1x1, 24 -> 144": (32, (1, 1, 24, 144), 1),
+    "1x1, 64 -> 256": (32, (1, 1, 64, 256), 1),
+    "1x1, 256 -> 64": (32, (1, 1, 256, 64), 1),
+    "1x1, 512 -> 128": (16, (1, 1, 512, 128), 1),
+    "depthwise, 144": (32, (3, 3, 1, 144), 1),
+}
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("--batch", type=number(1, 4096), default=64)
+    seconds = number(0, 1e6, float)
+    parser.add_argument("--seconds", type=seconds, default=1.0, help="of each measurement")
+    args = parser.parse_args()
+    peak = matmul_flops("float32")
+    print(f"{describe_machine()}, batch {args.batch}, matrix product {peak / 1e9:,.1f} GFLOP/s\n")
+    print("| layer | size | values | input's gradient | kernel's gradient |")
+    print("|---|---|---|---|---|")
+    for name, layer in LAYERS.items():
+        shares = [f"{speed / peak:.0%}" for speed in speeds(args.batch, *layer, args.seconds)]
+        print(f"| {name} | {layer[0]} | {' | '.join(shares)} |", flush=True)
+
+
+def speeds(
+    batch: int, size: int, shape: tuple[int, ...], stride: int, seconds: float
+) -> list[float]:
+    """FLOPs per second of values, the input's gradient and the kernel's gradient."""
+    pad = shape[0] // 2
+    rng = np.random.RandomState(0)
+    channels = shape[3] if shape[2] == 1 else shape[2]
+    x = jnp.asarray(rng.randn(batch, size, size, channels), jnp.float32)
+    kernel = jnp.asarray(rng.randn(*shape), jnp.float32)
+
+    def values(x, kernel, _):
+        return convolution(x, kernel, stride, pad)
+
+    def input_gradient(x, kernel, g):
+        return jax.vjp(lambda x: values(x, kernel, None), x)[1](g)[0]
+
+    def kernel_gradient(x, kernel, g):
+        return jax.vjp(lambda kernel: values(x, kernel, None), kernel)[1](g)[0]
+
+    y = jax.eval_shape(values, x, kernel, None)
+    g = jnp.asarray(rng.randn(*y.shape), jnp.float32)
+    flops = 2 * y.size * np.prod(shape[:3])
+    contenders = {
+        f.__name__: repeat(f, x, kernel, g) for f in (values, input_gradient, kernel_gradient)
+    }
+    times = take_turns(contenders, seconds)[0].values()
+    return [LOOP * flops / statistics.median(own) for own in times]
+
+
+def repeat(function, *args: Array):
+    """A call that computes `function(*args)` several times, in a loop."""
+    out = jax.eval_shape(function, *args)
+
+    def body(_, state):
+        args, _ = jax.lax.optimization_barrier(state)  # else computed once, before the loop
+        return args, function(*args)
+
+    looped = jax.jit(
+        lambda *args: jax.lax.fori_loop(0, LOOP, body, (args, jnp.zeros(out.shape, out.dtype)))[1],
+        compiler_options=Parallel("none").options,
+    )
+    return lambda: jax.block_until_ready(looped(*args))
+
+
+if __name__ == "__main__":
+    with entry_point("stopped"):
+        main()

@@ -26,6 +26,7 @@ LEARNS = "benchmarks.every_method_learns"
         ("benchmarks.shared_teacher", "--seconds=-1", "'-1' is no number from 0"),
         ("benchmarks.shared_teacher", "--students=-1", "'-1' is no whole number"),
         ("benchmarks.shared_teacher", "--teacher=resnet57", "invalid choice: 'resnet57'"),
+        ("benchmarks.convolutions", "--batch=0", "'0' is no whole number"),
         ("benchmarks.data", "--rounds=0", "'0' is no whole number"),
         ("benchmarks.data", "--images={}/none", "none is no folder"),
         ("benchmarks.methods", "--rounds=0", "'0' is no whole number"),

@@ -18,18 +18,9 @@ float32, median:
     ResNet-50 -> MobileNetV2    1629 ms, 43 % of the peak; PyTorch 2400 ms: 1.47 times as fast
     the same, ImageNet, batch 32 3.6 s,  34 % of the peak; PyTorch  4.2 s: 1.16 times as fast
 
-Shares of the peak, on one core, of convolutions that XLA runs in a loop:
-
-    3x3, channels                    16   32   64  128
-    values, native.cc               71 % 95 % 108 % 105 %  (a product loses more to its edges)
-    values, XLA                     40 % 70 %  91 %  95 %
-    kernel's gradient, native.cc    73 % 93 %  93 %  91 %
-    kernel's gradient, XLA          32 % 51 %  77 %  73 %
-    depthwise, native.cc            13 %, bound by memory
-
-1x1 convolutions are XLA's products, 40 to 100 %, less where there are few channels. The rest of a
-step, 30 % of the first pair's time and 40 % of the third's, is batch norm, activations and sums:
-they read and write whole activations, which do not fit into the cache.
+experiments/benchmarks/convolutions.py has the shares of single convolutions. The rest of a step,
+30 % of the first pair's time and 40 % of the third's, is batch norm, activations and sums: they
+read and write whole activations, which do not fit into the cache.
 """
 
 from __future__ import annotations

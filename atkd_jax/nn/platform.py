@@ -5,28 +5,49 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
 from atkd_jax.types import Array
 
-_portable = ContextVar("portable", default=False)
+# What the function being traced is for, if that is known.
+_platform: ContextVar[Literal["cpu", "default", None]] = ContextVar("platform", default=None)
 
 
 @contextlib.contextmanager
-def portable() -> Iterator[None]:
-    """Functions traced in this context contain only the operations that accelerators run, which
-    exporters support."""
-    token = _portable.set(True)
+def _tracing_for(platform: Literal["cpu", "default"]) -> Iterator[None]:
+    token = _platform.set(platform)
     try:
         yield
     finally:
-        _portable.reset(token)
+        _platform.reset(token)
+
+
+def portable() -> contextlib.AbstractContextManager[None]:
+    """Functions traced in this context contain only the operations that accelerators run, which
+    exporters support."""
+    return _tracing_for("default")
 
 
 def cpu_or_default(*args: Array, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
-    """cpu(*args) when lowered for CPU, otherwise default(*args). Both are traced."""
-    if _portable.get():
-        return default(*args)
-    return jax.lax.platform_dependent(*args, cpu=cpu, default=default)
+    """cpu(*args) when lowered for CPU, otherwise default(*args). Both are traced.
+
+    Within one of the two, the platform is known, and nothing is traced for the other one.
+    """
+
+    def on_cpu(*args):
+        with _tracing_for("cpu"):
+            return cpu(*args)
+
+    def elsewhere(*args):
+        with _tracing_for("default"):
+            return default(*args)
+
+    match _platform.get():
+        case "cpu":
+            return cpu(*args)
+        case "default":
+            return default(*args)
+        case None:
+            return jax.lax.platform_dependent(*args, cpu=on_cpu, default=elsewhere)

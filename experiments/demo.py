@@ -23,6 +23,7 @@ from atkd_jax.training.loop import train_students
 from configs import digits
 from experiments import arguments
 
+EPOCHS = 8
 METHODS = {"none": "alone", "kd": "KD", "atkd": "AT-KD"}
 PICTURED = (0, 1, 2, 3, 4, 5)  # one test image of each of these classes
 
@@ -51,7 +52,7 @@ def main() -> None:
 def train(configs: dict[str, ConfigDict], workdir: Path) -> list[dict[str, Any]]:
     """Trains students together and prints a line for each; training itself prints to demo.log."""
     for config in configs.values():
-        config.checkpoint.every_epochs = config.epochs
+        config.epochs = config.checkpoint.every_epochs = EPOCHS
     workdirs = [workdir / name for name in configs]
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / "demo.log").open("a") as file, contextlib.redirect_stdout(file):

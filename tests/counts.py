@@ -51,4 +51,4 @@ class Count:
         return arrays, [log_without_times(path) for path in workdirs]
 
 
-counts = pytest.mark.parametrize("count", [Count(1), Count(3)], ids=["alone", "together"])
+counts = pytest.mark.parametrize("count", [Count(1), Count(2)], ids=["alone", "together"])

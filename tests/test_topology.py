@@ -1,11 +1,16 @@
 """Slices of TPUs are described and compiled for without having one."""
 
 import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from small_runs import PATIENCE
 
 from atkd_jax.errors import UserError
 from atkd_jax.runtime import hlo, topology
@@ -75,6 +80,24 @@ def test_a_shape_that_the_compiler_refuses_is_one_line():
     ) as info:
         topology.devices("v5e:3x5")
     assert "\n" not in str(info.value)
+
+
+@pytest.mark.tpu
+@pytest.mark.usefixtures("libtpu")
+def test_a_second_dry_run_is_as_quiet_as_the_first(tmp_path):
+    command = [sys.executable, "-m", "atkd_jax.main", "--config=configs/digits.py:method=none"]
+    command += ["--config.dry_run=True", "--config.topology=v5e:2x2"]
+    for _ in range(2):
+        done = subprocess.run(
+            command,
+            env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        assert "XLA estimates" in done.stdout
 
 
 @pytest.mark.tpu

@@ -62,8 +62,12 @@ ENVIRONMENT = {
 
 
 def leave_accelerators() -> None:
-    """Keeps JAX off this machine's accelerators. Has to be called before JAX touches a device."""
+    """Keeps JAX off this machine's accelerators. Has to be called before JAX touches a device.
+
+    Off its compilation cache too, which cannot read programs for devices that are not there.
+    """
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)
 
 
 def chip(topology: str) -> Chip:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +20,6 @@ def count_params(variables: PyTree) -> int:
     return sum(math.prod(x.shape) for x in jax.tree.leaves(variables.get("params", variables)))
 
 
-@functools.cache
 def count_macs(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Multiply-accumulates of convolutions and matrix products for one image in evaluation.
 

@@ -36,13 +36,8 @@ def available() -> bool:
         return False
     try:
         library = ctypes.CDLL(str(build()))
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason: object = error
-        if isinstance(error, subprocess.CalledProcessError):
-            reason = " ".join(
-                [error.cmd[0], "failed:", *error.stderr.decode("utf-8", "replace").split()]
-            )
-        log.warning("without a C++ compiler (c++ or $CXX) convolutions are slow: %s", reason)
+    except OSError as error:
+        log.warning("without a C++ compiler (c++ or $CXX) convolutions are slow: %s", error)
         return False
     for name in FUNCTIONS:
         capsule = jax.ffi.pycapsule(getattr(library, name))
@@ -59,24 +54,34 @@ def build() -> Path:
     """The compiled library, from the cache folder if source, compiler and CPU are the same.
 
     Raises:
-      OSError: no compiler, or the folder cannot be written.
-      subprocess.CalledProcessError: the compiler fails.
+      OSError: no compiler, or it fails, or the folder cannot be written.
     """
     compiler = os.environ.get("CXX", "c++")
     command = [compiler, *FLAGS, f"-I{jax.ffi.include_dir()}"]
     # The predefined macros contain the compiler's version and the CPU's instruction sets.
-    macros = subprocess.run(
-        [*command, "-dM", "-E", os.devnull], check=True, capture_output=True
-    ).stdout
+    macros = run(*command, "-dM", "-E", os.devnull)
     key = hashlib.sha256(SOURCE.read_bytes() + macros + jax.__version__.encode()).hexdigest()[:16]
     library = cache.folder("native") / f"{key}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             part = Path(folder) / library.name
-            subprocess.run([*command, str(SOURCE), "-o", part], check=True, capture_output=True)
+            run(*command, str(SOURCE), "-o", str(part))
             part.replace(library)
     return library
+
+
+def run(*command: str) -> bytes:
+    """What a command writes to stdout.
+
+    Raises:
+      OSError: it cannot be started, or it fails.
+    """
+    done = subprocess.run(command, capture_output=True)
+    if done.returncode:
+        said = " ".join(done.stderr.decode(errors="replace").split())
+        raise OSError(f"{command[0]} failed: {said}")
+    return done.stdout
 
 
 def call(function: str, shape: tuple[int, ...], a: Array, b: Array, stride: int, pad: int) -> Array:

@@ -35,19 +35,8 @@ def cpu_or_default(*args: Array, cpu: Callable[..., Any], default: Callable[...,
 
     Within one of the two, the platform is known, and nothing is traced for the other one.
     """
-
-    def on_cpu(*args):
-        with _tracing_for("cpu"):
-            return cpu(*args)
-
-    def elsewhere(*args):
-        with _tracing_for("default"):
-            return default(*args)
-
-    match _platform.get():
-        case "cpu":
-            return cpu(*args)
-        case "default":
-            return default(*args)
-        case None:
-            return jax.lax.platform_dependent(*args, cpu=on_cpu, default=elsewhere)
+    if known := _platform.get():
+        return (cpu if known == "cpu" else default)(*args)
+    return jax.lax.platform_dependent(
+        *args, cpu=_tracing_for("cpu")(cpu), default=_tracing_for("default")(default)
+    )

@@ -10,21 +10,21 @@ possible.
 Measured on one core of an Intel Xeon (AVX-512) whose other core was idle, jax 0.10.2, batch 64,
 median of three runs, which differ by up to a third. In percent, here and by XLA alone:
 
-                            values   input's gradient   kernel's gradient
-    3x3, 3 -> 16              56  10        9   8             51  24
-    3x3, 16 -> 16             79  44       77  44             82  39
-    3x3, 32 -> 32             77  73       71  74             71  63
-    3x3, 64 -> 64             77  75       71  86             79  74
-    3x3, 128 -> 128           79  96       79 103             74  89
-    3x3, 256 -> 256          100 104       94 106             88  99
-    3x3, 16 -> 32, stride 2   83  62       32  32             79  28
-    3x3, 32 -> 64, stride 2   97  86       64  65             89  39
-    3x3, 128 -> 256, stride 2  80 102       74  82             44  48
-    1x1, 24 -> 144            51  50       43  41             57  50
-    1x1, 64 -> 256            74  74       70  73             67  70
-    1x1, 256 -> 64            79  74       76  67             67  26
-    1x1, 512 -> 128          100  91       99  91             76  45
-    depthwise, 144             9   6        9   6             10   2
+                                 values   input's gradient   kernel's gradient
+    3x3, 3 -> 16                 56   10           9    8            51   24
+    3x3, 16 -> 16                79   44          77   44            82   39
+    3x3, 32 -> 32                77   73          71   74            71   63
+    3x3, 64 -> 64                77   75          71   86            79   74
+    3x3, 128 -> 128              79   96          79  103            74   89
+    3x3, 256 -> 256             100  104          94  106            88   99
+    3x3, 16 -> 32, stride 2      83   62          32   32            79   28
+    3x3, 32 -> 64, stride 2      97   86          64   65            89   39
+    3x3, 128 -> 256, stride 2    80  102          74   82            44   48
+    1x1, 24 -> 144               51   50          43   41            57   50
+    1x1, 64 -> 256               74   74          70   73            67   70
+    1x1, 256 -> 64               79   74          76   67            67   26
+    1x1, 512 -> 128             100   91          99   91            76   45
+    depthwise, 144                9    6           9    6            10    2
 
 What stands in the way of the rest: depthwise convolutions and products with few channels are bound
 by memory, and the input's gradient with stride 2 is XLA's, on an image with zeros between pixels.

@@ -231,8 +231,8 @@ class SharedTeacherStep:
     All students are given the same images. States and metrics are tuples in the order of `steps`.
 
     The compiled step computes one student after the other: their methods have different parameters,
-    and on two CPU cores `jax.lax.map` over students of one method saved nothing and `jax.vmap` took
-    six times as long.
+    and `jax.vmap` over students of one method is estimated to be slower
+    (experiments/benchmarks/batched_students.py).
 
     Attributes:
       steps: with the same teacher or none, augmentation, mixing and devices. `accumulate` has to be

@@ -9,14 +9,6 @@ take turns; milliseconds of a step of all students, minimum and median; the rati
 Measured on two cores of an Intel Xeon (AVX-512) without other load, jax 0.10.2, PyTorch 2.13,
 batch 64: six ResNet-8 under a ResNet-56 388 ms, six times PyTorch's 196 ms: 3.0 times as
 fast; under a ResNet-20 354 ms, six times 109 ms: 1.85 times as fast.
-
-Why the students are not one batched program (`jax.vmap`), whose convolutions are in K groups: XLA's
-compiler for TPU v5e estimates it as slower, for six ResNet-8 under a ResNet-56 in bfloat16 3.8 ms
-instead of 2.9, for six ResNet-20 9.1 instead of 7.8, with as many cycles (-3 and +4 %) and as much
-memory traffic (+26 and +2 %). It has fewer kernels, 297 instead of 1,339 for ResNet-20, which would
-help a GPU if starting kernels took longer than the 6.6 GB of a step, 2 ms at 3.35 TB/s (H100): with
-about 2 us a kernel both take about as long, so at most a factor of two could be gained, of which
-convolutions in groups of 16 to 64 channels take their part. Estimates: no accelerator was at hand.
 """
 
 from __future__ import annotations

@@ -4,12 +4,19 @@
 
 `teacher=akamaster` after the colon sets what the published ResNets of github
 akamaster/pytorch_resnet_cifar10 were trained with: option A shortcuts, ImageNet's mean and std.
+`teacher=chenyaofo` does so for those of github chenyaofo/pytorch-cifar-models on CIFAR-100.
 
 Without TensorFlow: `--config.data.data_dir=FOLDER`, which holds cifar-10-binary.tar.gz, packed or
 unpacked, from https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
 from configs import common
+
+# Of published weights: what their networks are called here, after the pair's name; mean and std.
+TEACHERS = {
+    "akamaster": ("a", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "chenyaofo": ("", (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)),
+}
 
 
 def get_config(arg: str = ""):
@@ -20,8 +27,6 @@ def get_config(arg: str = ""):
     common.set_method(config, options["method"])
     common.set_pair(config, options["pair"])
     if options["teacher"]:
-        common.lookup("teacher", options["teacher"], {"akamaster": None})
-        config.teacher.model += "a"
-        config.teacher.mean = (0.485, 0.456, 0.406)
-        config.teacher.std = (0.229, 0.224, 0.225)
+        suffix, mean, std = common.lookup("teacher", options["teacher"], TEACHERS)
+        config.teacher.update(model=config.teacher.model + suffix, mean=mean, std=std)
     return config

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from atkd_jax.data import Digits
 from atkd_jax.data.augment import Augment
 from atkd_jax.data.mix import Mix
+from atkd_jax.data.subset import Subset
 from atkd_jax.errors import check_known
 from atkd_jax.methods import find
 from atkd_jax.training import settings
@@ -28,6 +29,7 @@ def get_config() -> ConfigDict:
                 # The data set's own, such as svhn's extra, see atkd_jax/data; all have image_size,
                 # and 0 means the images' own.
                 options=settings.defaults(Digits),
+                subset=settings.defaults(Subset),
                 augment=settings.defaults(Augment),
                 mix=settings.defaults(Mix),
             ),
@@ -48,6 +50,7 @@ def get_config() -> ConfigDict:
             batch_size=64,  # of all devices together
             accumulate=TrainStep.accumulate,  # micro-batches per step, to save memory
             epochs=240,
+            test_every_epochs=1,  # the last epoch is always tested
             optimizer=settings.defaults(Optimizer),
             schedule=settings.defaults(Schedule),
             ema=TrainStep.ema,  # decay of the student's average, then tested and exported; 0: none

@@ -154,13 +154,13 @@ def test_a_value_that_is_left_open_has_to_be_given(parse, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, scale", [("sqrt_d", "sqrt_d"), ("20", 20), ("5.5", 5.5), (None, 10.0)]
+    "text, scale", [("sqrt_d", "sqrt_d"), ("20", 20), ("5.5", 5.5), (None, 1.0)]
 )
 def test_the_scale_of_self_attention_is_a_number_or_a_name(text, scale, parse):
     override = [f"--config.terms.self_attention.scale={text}"] if text else []
     config = parse(GOOD, *override)
     assert config.to_dict()["terms"]["self_attention"]["scale"] == scale
-    assert parse(GOOD).terms.self_attention.scale == 10.0  # it belongs to one configuration
+    assert parse(GOOD).terms.self_attention.scale == 1.0  # it belongs to one configuration
 
 
 def test_without_flags_there_is_nothing_to_complain_of(parse):

@@ -62,14 +62,22 @@ def test_at_with_a_stage_that_the_student_lacks_says_so():
 # self_attention
 
 
-def test_attention_maps_are_scaled_cosines_per_head():
+@pytest.mark.parametrize("center", [False, True])
+def test_attention_maps_are_scaled_cosines_per_head(center):
     feat, heads, scale = noise(2, 2, 3, 2, 8), 2, 5.0
-    x = feat.reshape(2, 6, heads, 4).transpose(0, 2, 1, 3)  # [B, heads, N, d]
+    x = feat - feat.mean((1, 2), keepdims=True) if center else feat
+    x = x.reshape(2, 6, heads, 4).transpose(0, 2, 1, 3)  # [B, heads, N, d]
     x = x / np.linalg.norm(x, axis=-1, keepdims=True)
     expected = np.exp(scale * x @ x.transpose(0, 1, 3, 2))
     expected /= expected.sum(axis=-1, keepdims=True)
-    maps = attention_maps(feat, heads, scale, (3, 2))
+    maps = attention_maps(feat, heads, scale, (3, 2), center)
     np.testing.assert_allclose(maps, expected, rtol=1e-5)
+
+
+def test_centered_attention_maps_ignore_what_all_positions_share():
+    feat = noise(3, 2, 3, 2, 8)
+    maps = attention_maps(feat, 2, 1.0, (3, 2))
+    np.testing.assert_allclose(attention_maps(feat + noise(4, 8), 2, 1.0, (3, 2)), maps, rtol=1e-4)
 
 
 @pytest.mark.parametrize("mean, tolerance", [(0, 1e-5), (1000, 2e-3)])
@@ -80,15 +88,49 @@ def test_attention_maps_of_layer_normalised_tokens_are_scaled_by_sqrt_d(mean, to
     x = x.reshape(2, 6, 2, 4).transpose(0, 2, 1, 3)
     expected = np.exp(x @ x.transpose(0, 1, 3, 2) / 2)
     expected /= expected.sum(axis=-1, keepdims=True)
-    np.testing.assert_allclose(attention_maps(feat, 2, "sqrt_d", (3, 2)), expected, rtol=tolerance)
+    maps = attention_maps(feat, 2, "sqrt_d", (3, 2), center=False)
+    np.testing.assert_allclose(maps, expected, rtol=tolerance)
 
 
-def test_self_attention_sums_over_keys_and_stages_and_averages_the_rest():
-    method = methods.create("self_attention", heads=2, max_size=2)
+def test_self_attention_is_one_for_a_uniform_student_and_any_scale():
+    t = outs(0, (8, 8, 4), (4, 4, 8))
+    uniform = t._replace(feats={k: jnp.zeros_like(v) for k, v in t.feats.items()})
+    for scale in (0.1, 1.0, 10.0):
+        method = methods.create("self_attention", heads=2, scale=scale)
+        np.testing.assert_allclose(loss_of(method, t, uniform), 1.0, rtol=1e-4)
+
+
+def test_self_attention_is_the_mean_over_levels_of_errors_relative_to_a_uniform_map():
+    method = methods.create("self_attention", heads=2, max_size=2, scale=3.0)
+    t, s = outs(0, (8, 8, 4), (4, 4, 8)), outs(9, (8, 8, 6), (2, 2, 2))
+    levels = []
+    for stage in ("stage1", "stage2"):
+        a_t, a_s = (attention_maps(o.feats[stage], 2, 3.0, (2, 2)) for o in (t, s))
+        error = np.square(a_s - a_t).sum((1, 2, 3)) / np.square(a_t - 1 / 4).sum((1, 2, 3))
+        levels.append(error.mean())
+    np.testing.assert_allclose(loss_of(method, t, s), np.mean(levels), rtol=1e-4)
+
+
+def test_self_attention_learns_nothing_from_an_image_without_differences():
+    method = methods.create("self_attention", heads=2)
+    t, s = outs(0, (4, 4, 4)), outs(9, (4, 4, 4))
+    feat = t.feats["stage1"].copy()
+    feat[0] = 2.0
+    flat = t._replace(feats={"stage1": feat})
+    others = loss_of(method, *(o._replace(feats={"stage1": o.feats["stage1"][1:]}) for o in (t, s)))
+    share = (len(feat) - 1) / len(feat)
+    np.testing.assert_allclose(loss_of(method, flat, s), others * share, rtol=1e-5)
+
+
+def test_self_attention_of_the_poster_sums_over_keys_and_stages_and_averages_the_rest():
+    poster = dict(scale=10.0, center=False, relative=False)
+    method = methods.create("self_attention", heads=2, max_size=2, **poster)
     t, s = outs(0, (8, 8, 4), (4, 4, 8)), outs(9, (8, 8, 6), (2, 2, 2))
     expected = 0
     for stage in ("stage1", "stage2"):
-        a_t, a_s = (attention_maps(o.feats[stage], 2, 10.0, (2, 2)) for o in (t, s))
+        a_t, a_s = (
+            attention_maps(o.feats[stage], 2, 10.0, (2, 2), center=False) for o in (t, s)
+        )
         expected += np.square(a_s - a_t).sum(-1).mean()
     np.testing.assert_allclose(loss_of(method, t, s), expected, rtol=1e-5)
 

@@ -11,14 +11,18 @@ from atkd_jax.errors import UserError
 from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
-from atkd_jax.ranges import NAME, POSITIVE, WIDTH, one_of, setting, tuple_of, whole
+from atkd_jax.ranges import FLAG, NAME, POSITIVE, WIDTH, one_of, setting, tuple_of, whole
 from atkd_jax.types import Array
 
 SQRT_D = "sqrt_d"
 
 
 def attention_maps(
-    feat: Array, heads: int = 4, scale: float | str = 10.0, size: tuple[int, int] = (8, 8)
+    feat: Array,
+    heads: int = 4,
+    scale: float | str = 1.0,
+    size: tuple[int, int] = (8, 8),
+    center: bool = True,
 ) -> Array:
     """Similarity of the positions of a feature map, by scaled dot-product self-attention.
 
@@ -33,6 +37,7 @@ def attention_maps(
       scale: a number, the inverse temperature of the cosines; or "sqrt_d", the literal
         softmax_j(<x_i, x_j> / sqrt(d)) of layer-normalised tokens, d = C / heads.
       size: (h, w).
+      center: subtract the mean over an image's positions from its tokens first.
 
     Returns:
       [B, heads, N, N] float32; rows, the last axis, sum to one.
@@ -40,6 +45,8 @@ def attention_maps(
     b, c = feat.shape[0], feat.shape[-1]
     d = c // heads
     x = ops.adaptive_avg_pool(feat, size)
+    if center:
+        x -= x.mean(axis=(1, 2), keepdims=True)
     if scale == SQRT_D:
         # The default algorithm, E[x^2] - E[x]^2, cancels where the mean is large.
         x = jax.nn.standardize(x, axis=-1, epsilon=1e-5, algorithm="stable")  # type: ignore[call-arg]  # not in JAX's stub
@@ -57,29 +64,43 @@ def attention_maps(
 class SelfAttention(Method):
     """The attention term of AT-KD, this project's own method (a poster; no paper, no code).
 
-        L = sum_l mean_{b,h,i} sum_j (A_s^l - A_t^l)_ij^2,    A [B, heads, N, N]
+        L = mean_l mean_b  sum_{h,i,j} (A_s^l - A_t^l)^2 / sum_{h,i,j} (A_t^l - 1 / N)^2
 
-    `attention_maps` defines A. The poster specifies only "self-attention, multi-head, scaled dot
-    product, MSE"; the rest is decided here. Maps compare positions with positions, so channels may
-    differ without an adapter. Queries and keys are the features themselves: random projections of a
-    frozen teacher are arbitrary, and learned ones can make both maps uniform, which minimises the
-    loss and teaches nothing. (Learned projections would have to be trained inside the teacher with
-    its own cross-entropy first, which this class does not do.) The squared error is summed over j,
-    so that its size does not depend on N. No weight is published; choose one that makes the term
-    about as large as the KD term after one epoch.
+    `attention_maps` defines A [B, heads, N, N]. Maps compare positions with positions, so channels
+    may differ without an adapter. The poster specifies only "self-attention, multi-head, scaled dot
+    product, MSE"; the rest is decided here, by accuracy on validation images (docs/atkd.md):
+
+    - Features after a ReLU are all positive, so that all tokens look alike and A is nearly uniform.
+      `center` subtracts what the positions of an image have in common.
+    - A large scale leaves most entries near zero, where softmax has no gradient. At 1 it is close
+      to linear.
+    - The squared error depends on N, on the scale, and on how sharp the teacher's map is. `relative`
+      divides by the error of a uniform map: 0 is equal to the teacher's, 1 is as bad as uniform.
+
+    Queries and keys are the features themselves: random projections of a frozen teacher are
+    arbitrary, and learned ones can make both maps uniform, which minimises the loss and teaches
+    nothing. Cosines of centred positions are, but for heads and softmax, the pairwise similarities
+    of Liu et al. 2019 (arXiv 1903.04197).
+
+    Metrics: the term of every level, as level1, level2, ...
 
     Attributes:
       taps: the features to compare; none named: every stage that both networks have.
       heads: parts into which the channels are split; must divide those of both networks.
-      scale: of cosines (5 and 20 are reasonable too), or "sqrt_d"; see `attention_maps`.
+      scale: of cosines, or "sqrt_d"; see `attention_maps`.
       max_size: larger maps are pooled to max_size x max_size: 8 for CIFAR, 14 for ImageNet. Memory
         is proportional to its fourth power.
+      center: see above. Without it, and with a scale of 10, this is the poster's map.
+      relative: see above. Without it the poster's squared error, summed over j and over levels and
+        averaged over the rest, L = sum_l mean_{b,h,i} sum_j (A_s^l - A_t^l)_ij^2.
     """
 
     taps: tuple[str, ...] = setting((), tuple_of(NAME))
     heads: int = setting(4, WIDTH)
-    scale: float | str = setting(10.0, POSITIVE | one_of(SQRT_D))
+    scale: float | str = setting(1.0, POSITIVE | one_of(SQRT_D))
     max_size: int = setting(8, whole(1))
+    center: bool = setting(True, FLAG)
+    relative: bool = setting(True, FLAG)
 
     def init(self, rng, t, s, data):
         for pair in taps.map_pairs("self_attention", t, s, self.taps):
@@ -92,12 +113,25 @@ class SelfAttention(Method):
         return Extras()
 
     def loss(self, extras, t, s, batch, ctx):
-        stages = []
+        levels = []
         for f_t, f_s in taps.map_pairs("self_attention", t, s, self.taps):
             size = self.map_size(f_t, f_s)
-            a_t, a_s = (attention_maps(f, self.heads, self.scale, size) for f in (f_t, f_s))
-            stages.append(jnp.square(a_s - a_t).sum(axis=-1).mean())
-        return LossOut(sum(stages, start=jnp.zeros(())))
+            a_t, a_s = (
+                attention_maps(f, self.heads, self.scale, size, self.center) for f in (f_t, f_s)
+            )
+            levels.append(self._level(a_t, a_s))
+        loss = sum(levels, start=jnp.zeros(()))
+        metrics = {f"level{i + 1}": level for i, level in enumerate(levels)}
+        return LossOut(loss / len(levels) if self.relative else loss, metrics=metrics)
+
+    def _level(self, a_t: Array, a_s: Array) -> Array:
+        square = jnp.square(a_s - a_t)
+        if not self.relative:
+            return square.sum(axis=-1).mean()
+        # Of an image whose teacher's features are equal everywhere nothing can be learned.
+        flat = jnp.square(a_t - 1 / a_t.shape[-1]).sum(axis=(1, 2, 3))
+        known = flat > ops.EPSILON
+        return jnp.mean(jnp.where(known, square.sum(axis=(1, 2, 3)), 0) / jnp.where(known, flat, 1))
 
     def map_size(self, f_t: Array, f_s: Array) -> tuple[int, int]:
         """(h, w) at which a pair of [B, H, W, C] features is compared."""

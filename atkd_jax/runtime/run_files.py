@@ -42,6 +42,7 @@ RESUME_MAY_CHANGE = (
     "dry_run",
     "topology",
     "steps_per_dispatch",
+    "test_every_epochs",
     "checkpoint",
     "data.data_dir",
     "teacher.expect_top1",

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from atkd_jax import data, methods, models
 from atkd_jax.data.augment import Augment
 from atkd_jax.data.mix import Mix
+from atkd_jax.data.subset import Subset
 from atkd_jax.errors import UserError
 from atkd_jax.models.network import Network
 from atkd_jax.training.objective import Objective, Term
@@ -20,8 +21,9 @@ DTYPES = ("float32", "bfloat16")
 
 
 def dataset(config: ConfigDict) -> data.Dataset:
-    """The data set and its options. Opens no file."""
-    return data.create(config.data.name, **config.data.options.to_dict())
+    """The data set and its options, or the chosen part of it. Opens no file."""
+    whole = data.create(config.data.name, **config.data.options.to_dict())
+    return Subset(**config.data.subset.to_dict()).of(whole)
 
 
 def source(config: ConfigDict, seed: int | None = None) -> data.Source:

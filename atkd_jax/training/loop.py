@@ -228,8 +228,10 @@ def _train(
                 if step % steps_per_epoch:  # the end of an epoch is saved with its test results
                     save_if_due(due)
             group.collect_metrics(0, progress)
-            for student, test in group.test(evaluate, epoch):
-                means = student.end_epoch(steps_per_epoch)
+            is_last = epoch + 1 == lead.epochs
+            is_tested = is_last or (epoch + 1) % lead.test_every_epochs == 0
+            for student, test in group.test(evaluate, epoch) if is_tested else ():
+                means = student.means(step)
                 run_files.write_arrays(student.workdir, epoch, means)
                 row = summary.log_row(step, epoch, means, test) | {
                     "lr": float(lr(step - 1)),
@@ -240,7 +242,7 @@ def _train(
                 logs[student.workdir].epoch(row)
             if hint := data_wait.hint():
                 log.print(hint)
-            save_if_due(due or (epoch + 1) % every.every_epochs == 0 or epoch + 1 == lead.epochs)
+            save_if_due(due or (epoch + 1) % every.every_epochs == 0 or is_last)
 
     # Finish: exports, plots and summaries.
     results: dict[Path, dict[str, Any]] = {}

@@ -12,6 +12,7 @@ from ml_collections.config_dict import placeholder
 from atkd_jax import data, methods, models, ranges
 from atkd_jax.data.augment import Augment
 from atkd_jax.data.mix import Mix
+from atkd_jax.data.subset import Subset
 from atkd_jax.errors import UserError, check_known
 from atkd_jax.ranges import (
     DECAY,
@@ -40,6 +41,7 @@ RANGES: dict[str, Any] = dict(
         name=NAME,  # data.create checks it
         data_dir=TEXT,
         options=SECTION,
+        subset=ranges.of(Subset),
         augment=ranges.of(Augment),
         mix=ranges.of(Mix),
     ),
@@ -60,6 +62,7 @@ RANGES: dict[str, Any] = dict(
     batch_size=whole(1),
     accumulate=whole(1),
     epochs=whole(1),
+    test_every_epochs=whole(1),
     optimizer=ranges.of(Optimizer),
     schedule=ranges.of(Schedule),
     ema=DECAY,

@@ -28,7 +28,7 @@ class Student:
     """One student in training.
 
     Attributes:
-      sums: metrics of the epoch so far, summed over its steps.
+      sums: metrics, summed over the steps since the last row.
       history: test results by epoch.
       rows: rows of metrics.jsonl.
       error: why it was dropped.
@@ -52,8 +52,9 @@ class Student:
         for key, value in sums.items():
             self.sums[key] = np.asarray(self.sums.get(key, 0.0)) + value.astype(np.float64)
 
-    def end_epoch(self, steps: int) -> dict[str, np.ndarray]:
-        """Returns the means over the steps of an epoch, and resets the sums."""
+    def means(self, step: int) -> dict[str, np.ndarray]:
+        """Returns the means over the steps since the last row, up to `step`; resets the sums."""
+        steps = step - (self.rows[-1]["step"] if self.rows else 0)
         means = {key: value / steps for key, value in self.sums.items()}
         self.sums = {}
         return means

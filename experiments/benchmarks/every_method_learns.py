@@ -23,7 +23,7 @@ from atkd_jax.training.loop import train_and_evaluate
 from configs import cifar10, methods
 from experiments import arguments
 from experiments.results.measure import metrics
-from experiments.results.schema import VALUE
+from experiments.results.schema import VALUE, tested_epochs
 
 IMAGES, TEACHER_TOP1 = 10_000, 91.73
 
@@ -58,7 +58,7 @@ def main() -> None:
         with workdir.with_suffix(".log").open("a") as file, contextlib.redirect_stdout(file):
             result = train_and_evaluate(config, workdir)
         terms = {term: f"train/{term}" for term in ("ce", *config.terms)}
-        rows = metrics(workdir, config.epochs, dict.fromkeys(terms.values(), VALUE))
+        rows = metrics(workdir, tested_epochs(config), dict.fromkeys(terms.values(), VALUE))
         losses = ", ".join(
             f"{term} {rows[0][key]:.4g} -> {rows[-1][key]:.4g}" for term, key in terms.items()
         )

@@ -12,7 +12,8 @@ Protocols:
          ImageNet: 18 epochs; all others: 30 epochs; both in bfloat16, for one accelerator.
   longer quick with three times the epochs, to check whether quick keeps the order of the methods.
          REPORT.md has the rank correlations: between seeds, with longer, with RTK's Table 1.
-  digits is short already: 12 epochs, one-cycle; all protocols leave it unchanged.
+  One-cycle configurations (digits, few_images) are short already; all protocols leave them
+  unchanged.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ from atkd_jax.training.loop import STUDENTS_MAY_DIFFER
 PROTOCOLS = ("paper", "quick", "longer")
 LONGER = 3  # times the epochs of quick
 ROLES = ("student", "teacher")
-# Published weights by this project's name of the network: the file, whose name ends in the first
-# digits of its SHA-256, and the top-1 that its author measured (github
-# akamaster/pytorch_resnet_cifar10, README).
+# Published weights by data set and this project's name of the network: the file, whose name ends in
+# the first digits of its SHA-256, and the top-1 that its author measured (READMEs of github
+# akamaster/pytorch_resnet_cifar10 and chenyaofo/pytorch-cifar-models).
 PUBLISHED_WEIGHTS = {
-    "resnet20a": ("resnet20-12fca82f.th", 91.73),
-    "resnet56a": ("resnet56-4bfd9763.th", 93.39),
+    ("cifar10", "resnet20a"): ("resnet20-12fca82f.th", 91.73),
+    ("cifar10", "resnet56a"): ("resnet56-4bfd9763.th", 93.39),
+    ("cifar100", "resnet56"): ("cifar100_resnet56-f2eff4c8.pt", 72.63),
 }
 HASH_DIGITS = 12
 
@@ -84,14 +86,20 @@ def resolve(text: str, role: str = "student", protocol: str = "paper", seed: int
     config, teacher = read(text), None
     if protocol != "paper":
         shorten(config, LONGER if protocol == "longer" else 1)
-    config.checkpoint.every_epochs = config.epochs if config.data.name == "digits" else 1
+    if config.data.name == "digits":
+        config.checkpoint.every_epochs = config.epochs
     if role == "teacher":
         config = teachers.teacher_config(config)
     config.seed = seed
+    if config.data.subset.images:
+        config.data.subset.seed = seed
     if not config.terms:  # no teacher is read, and students of all pairs are the same job
         config.teacher = type(config.teacher)(read_defaults().teacher)
-    elif config.teacher.model in PUBLISHED_WEIGHTS:
-        config.teacher.weights, config.teacher.expect_top1 = PUBLISHED_WEIGHTS[config.teacher.model]
+    elif config.teacher.mean:  # set for published weights alone
+        weights = PUBLISHED_WEIGHTS.get((config.data.name, config.teacher.model))
+        if weights is None:
+            raise UserError(f"{text}: no weights of {config.teacher.model} are published for it")
+        config.teacher.weights, config.teacher.expect_top1 = weights
     elif not config.teacher.weights:  # ImageNet's configuration names published ones
         teacher = resolve(text, "teacher", protocol)
         config.teacher.weights = f"run:{teacher.hash}"
@@ -130,10 +138,9 @@ def flat_defaults() -> dict[str, Any]:
 
 def shorten(config: ConfigDict, times: int) -> None:
     """Changes a configuration to the quick protocol, with `times` as many epochs."""
-    name = config.data.name
-    if name == "digits":
+    if config.schedule.name == "onecycle":
         return
-    before = config.epochs
+    name, before = config.data.name, config.epochs
     small = config.student == "resnet8"
     config.epochs = times * (2 if small else 18 if name == "imagenet2012" else 30)
     config.dtype = "float32" if small else "bfloat16"

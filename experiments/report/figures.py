@@ -18,7 +18,7 @@ from atkd_jax import data
 from atkd_jax.runtime.checkpoint import load_export
 from atkd_jax.training import attention_plot, from_config, teachers
 from experiments.queue import jobs
-from experiments.results.schema import Line
+from experiments.results.schema import Line, tested_epochs
 from experiments.results.statistics import Cell
 
 COLOURS = matplotlib.colormaps["tab20"].colors
@@ -68,8 +68,9 @@ def draw_curves(cells: Sequence[Cell], path: Path) -> Path | None:
         strict=True,
     ):
         for i, cell in enumerate(chosen):
-            rows = np.array([line["history"][key] for line in cell.lines.values()])
-            epochs = np.arange(1, rows.shape[1] + 1)
+            lines = [*cell.lines.values()]
+            rows = np.array([line["history"][key] for line in lines])
+            epochs = tested_epochs(lines[0]["resolved"])
             label = f"{cell.row.method} (n = {cell.n})"
             axes.plot(epochs, rows.mean(0), color=COLOURS[2 * i], label=label, marker=".")
             if cell.n > 1 and key == "test/top1":

@@ -25,7 +25,7 @@ from atkd_jax.types import DataInfo, PyTree
 from experiments.queue import jobs
 from experiments.queue.jobs import Job
 from experiments.results import roc
-from experiments.results.schema import COUNT, CURVES, Damaged, Kind, Line, fault
+from experiments.results.schema import COUNT, CURVES, Damaged, Kind, Line, fault, tested_epochs
 
 ROOT = Path(__file__).parents[2]
 # Data sets with the same classes in the same order, for accuracy on images of another origin. Of
@@ -78,7 +78,7 @@ def measure(job: Job, folder: Path, summary: dict[str, Any], commit: str) -> Lin
         "hardware": summary["hardware"],
         "versions": summary["versions"],
         "commit": commit,
-        "history": history(folder, config.epochs),
+        "history": history(folder, resolved),
         "roc": roc.curves(prob, label) if job.seed == 0 else {},
         "matrix": matrix(folder, config.epochs),
         "class_names": summary["class_names"][: roc.CURVE_CLASSES],
@@ -140,16 +140,17 @@ def hash_of(variables: PyTree) -> str:
     return digest.hexdigest()[: jobs.HASH_DIGITS]
 
 
-def history(folder: Path, epochs: int) -> dict[str, list[float]]:
-    """Curves over the epochs, from metrics.jsonl."""
-    rows = metrics(folder, epochs, {key: kind for key, (kind,) in CURVES.items()})
+def history(folder: Path, resolved: dict[str, Any]) -> dict[str, list[float]]:
+    """Curves over the tested epochs, from metrics.jsonl."""
+    rows = metrics(folder, tested_epochs(resolved), {key: kind for key, (kind,) in CURVES.items()})
     return {key: [round(row[key], 4) for row in rows] for key in CURVES}
 
 
-def metrics(folder: Path, epochs: int, kinds: dict[str, Kind]) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, one per epoch.
+def metrics(folder: Path, epochs: list[int], kinds: dict[str, Kind]) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, one per tested epoch.
 
     Args:
+      epochs: those that were tested.
       kinds: of values that every row has.
 
     Raises:
@@ -157,17 +158,17 @@ def metrics(folder: Path, epochs: int, kinds: dict[str, Kind]) -> list[dict[str,
     """
     path, rows = folder / "metrics.jsonl", []
     try:
-        for number, text in enumerate(path.read_bytes().splitlines(), 1):
+        for text in path.read_bytes().splitlines():
             row = json.loads(text)
             if wrong := fault(row, {"epoch": COUNT} | kinds):
                 raise Damaged(wrong)
-            if row["epoch"] != number:
+            if row["epoch"] not in epochs[len(rows) : len(rows) + 1]:
                 raise Damaged(f"it is of epoch {row['epoch']}")
             rows.append(row)
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path}:{len(rows) + 1} is damaged: {error}") from error
-    if len(rows) != epochs:
-        raise Damaged(f"{path} has {len(rows)} of {epochs} epochs")
+    if len(rows) != len(epochs):
+        raise Damaged(f"{path} has {len(rows)} of {len(epochs)} epochs")
     return rows
 
 

@@ -136,18 +136,32 @@ def shorten(value: Any) -> str:
     return shown if len(shown) < 50 else f"{shown[:46]}..."
 
 
+def tests(resolved: dict[str, Any]) -> int:
+    """How often a run tests its student."""
+    return -(-resolved["epochs"] // resolved.get("test_every_epochs", 1))
+
+
+def tested_epochs(resolved: dict[str, Any]) -> list[int]:
+    """The epochs, from 1 on, after which a run tests its student."""
+    every = resolved.get("test_every_epochs", 1)  # older lines lack it
+    return [min(i * every, resolved["epochs"]) for i in range(1, tests(resolved) + 1)]
+
+
 def contradiction(line: Line) -> str:
     """The first disagreement between valid parts of a line, in words; empty if there is none."""
     resolved, history, epochs = line["resolved"], line["history"], line["resolved"]["epochs"]
     teacher = line["teacher"]
-    if any(len(history[key]) != epochs for key in CURVES):
-        return f"its history is not one of {epochs} epochs"
-    for name, epoch in (("last", epochs), ("best", min(line["best"]["epoch"], epochs))):
+    if wrong := fault(resolved.get("test_every_epochs", 1), COUNT, "resolved.test_every_epochs"):
+        return wrong
+    if any(len(history[key]) != tests(resolved) for key in CURVES):
+        return f"its history is not one of {tests(resolved)} tests in {epochs} epochs"
+    tested = tested_epochs(resolved)
+    for name, allowed in (("last", tested[-1:]), ("best", tested)):
         row = line[name]
-        if row["epoch"] != epoch:
+        if row["epoch"] not in allowed:
             return f"its {name} is of epoch {row['epoch']} of {epochs}"
         for key in ("top1", "loss"):
-            recorded = history[f"test/{key}"][epoch - 1]
+            recorded = history[f"test/{key}"][tested.index(row["epoch"])]
             if not math.isclose(row[key], recorded, rel_tol=1e-6, abs_tol=1e-4):
                 return f"its {name} has a {key} of {row[key]}, its history {recorded}"
     if line["best"]["top1"] < max(history["test/top1"]) - 1e-4:

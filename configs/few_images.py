@@ -1,0 +1,41 @@
+"""CIFAR with few training images and a number of steps instead of epochs.
+
+    python -m atkd_jax.main --config=configs/few_images.py:method=fitnet_kd,images=5000,steps=3125 \
+      --config.teacher.weights=resnet20-12fca82f.th --workdir=DIR
+
+A step costs the same however many images there are, so that `steps` is what one pays. One-cycle to
+a rate of 0.1, batch 64, float32; other options after the colon: data (cifar10, cifar100), pair and
+teacher. `--config.data.subset.seed=N` chooses other images.
+"""
+
+from atkd_jax.errors import UserError
+from configs import cifar10, common
+
+TESTS = 5  # of the student, while it trains
+
+
+def get_config(arg: str = ""):
+    defaults = dict(method="atkd", pair="r20_r8", teacher="akamaster", data="cifar10")
+    options = common.parse(arg, defaults | dict(images="5000", steps="3125"))
+    names = {"cifar10": 50_000, "cifar100": 50_000}
+    most = common.lookup("data set", options["data"], names)
+    images, steps = (positive(key, options[key]) for key in ("images", "steps"))
+    config = cifar10.get_config(",".join(f"{k}={options[k]}" for k in ("method", "pair", "teacher")))
+    config.data.name = options["data"]
+    if images < most:
+        config.data.subset.images = images
+    config.epochs = max(1, round(steps / (min(images, most) // config.batch_size)))
+    config.test_every_epochs = config.checkpoint.every_epochs = -(-config.epochs // TESTS)
+    config.schedule.update(name="onecycle", warmup_epochs=config.epochs / 4)
+    config.optimizer.lr *= 2
+    config.teacher.lr *= 2
+    for term in config.terms.values():
+        if "warmup_epochs" in term:  # DKD's 20 of 240
+            term.warmup_epochs *= config.epochs / 240
+    return config
+
+
+def positive(key: str, text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"{key}={text} is no positive whole number")
+    return int(text)

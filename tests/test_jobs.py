@@ -47,3 +47,21 @@ def test_quick_is_one_cycle_and_shrinks_warm_ups():
 def test_a_configuration_that_does_not_exist_is_named(text, message):
     with pytest.raises(ValueError, match=message):
         jobs.resolve(text)
+
+
+def test_steps_become_epochs_and_a_seed_chooses_the_images():
+    text = "few_images:method=kd,images=500,steps=781"
+    job, other = (jobs.resolve(text, seed=seed) for seed in (0, 1))
+    assert (job.config.epochs, job.config.data.subset.images) == (112, 500)  # of 7 steps
+    assert (job.config.data.subset.seed, other.config.data.subset.seed) == (0, 1)
+    assert jobs.group_of(job) == jobs.group_of(jobs.resolve(text.replace("kd", "atkd")))
+    assert {jobs.resolve(text, protocol=p).hash for p in jobs.PROTOCOLS} == {job.hash}
+    whole = jobs.resolve("few_images:method=kd,images=50000,steps=781").config
+    assert (whole.epochs, whole.data.subset.images) == (1, 0)
+
+
+def test_published_weights_belong_to_a_data_set():
+    text = "cifar100:method=kd,pair=r56_r20,teacher=chenyaofo"
+    assert jobs.resolve(text).config.teacher.expect_top1 == 72.63
+    with pytest.raises(ValueError, match="no weights of resnet56a are published"):
+        jobs.resolve(text.replace("chenyaofo", "akamaster"))

@@ -163,6 +163,34 @@ def test_a_resumed_run_remembers_who_was_dropped(teacher, tmp_path, trip, monkey
 
 
 @pytest.mark.slow
+def test_epochs_without_a_test_are_averaged_into_the_next_row(teacher, tmp_path, monkeypatch):
+    """Also if the run is interrupted between two tests."""
+    config = student(teacher, "kd")
+    config.epochs = 3
+    train_and_evaluate(config, tmp_path / "every")
+    config.test_every_epochs = 2
+    take_steps = loop.Students.take_steps
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return take_steps(*args)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="step 4 of 12"):
+        patched.setattr(loop.Students, "take_steps", interrupted)
+        train_and_evaluate(config, tmp_path / "second")
+    result = train_and_evaluate(config, tmp_path / "second")
+    chex.assert_trees_all_equal(exported(tmp_path / "every"), exported(tmp_path / "second"))
+    every, second = rows(tmp_path / "every"), rows(tmp_path / "second")
+    assert [row["epoch"] for row in second] == [2, 3]
+    assert result["last"]["epoch"] == 3
+    for key in ("train/loss", "train/kd"):
+        first, other, last = (row[key] for row in every)
+        expected = [(first + other) / 2, last]
+        np.testing.assert_allclose([row[key] for row in second], expected, rtol=1e-6)
+    assert [row["test/top1"] for row in second] == [row["test/top1"] for row in every[1:]]
+
+
+@pytest.mark.slow
 def test_a_run_keeps_its_data_seed(teacher, tmp_path, monkeypatch):
     config = student(teacher, "none")
     config.epochs = 2

@@ -1,8 +1,8 @@
 """Fills tables: a queue of jobs that can be stopped and continued at any time.
 
     python -m experiments.queue.launch --table=rtk_table1 --datasets=cifar10 --seeds=3 \
-      --protocol=paper --budget=570 [--methods=kd,rtk] [--weights=FOLDER] [--students=4] \
-      [--devices=8]
+      --protocol=paper --budget=570 [--methods=kd,rtk] [--only=images=500] [--weights=FOLDER] \
+      [--students=4] [--devices=8]
 
 A job is named by the hash of its configuration (jobs.py). Finished ones have a line in
 experiments/results/ and are skipped; a job that was stopped resumes from its checkpoint. When the
@@ -112,6 +112,10 @@ def choose_rows(args: argparse.Namespace) -> list[Row]:
             known = list(dict.fromkeys(getattr(row, key) for row in rows))
             found = arguments.split(given, f"{key} of {args.table}", known)
             rows = [row for row in rows if getattr(row, key) in found]
+    for option in filter(None, args.only.split(",")):
+        rows = [row for row in rows if option in row.config.partition(":")[2].split(",")]
+        if not rows:
+            raise UserError(f"no row of {args.table} that is left has the option {option}")
     return rows
 
 
@@ -120,6 +124,7 @@ def main() -> None:
     parser.add_argument("--table", required=True, help=", ".join(TABLES))
     parser.add_argument("--datasets", help="only these")
     parser.add_argument("--methods", help="only these")
+    parser.add_argument("--only", default="", help="rows with these, as images=500,steps=781")
     several = number(1, 1000)
     parser.add_argument("--seeds", type=several, default=1, help="how many, from 0 on")
     parser.add_argument("--protocol", default="paper", choices=jobs.PROTOCOLS)

@@ -18,6 +18,9 @@ ATKD_METHODS = ("none", "kd", "at_kd", "atkd", "atkd_poster")
 # Compared in one short table: the methods of RTK's Table 1 and those that it leaves out.
 SHORT = (*TABLE1_METHODS, "sp", "vid", "nst", "pkt", "cc", "dkd", "reviewkd")
 SHORT = (*SHORT, "at_kd", "atkd", "atkd_poster", "aft")
+FEW_METHODS = ("none", "kd", "at_kd", "atkd", "fitnet", "fitnet_kd", "nst_kd", "aft", "dkd", "crd_kd")
+FEW_IMAGES = (500, 2500, 5000, 25_000, 50_000)  # 1, 5, 10, 50 and 100 % of CIFAR-10
+FEW_STEPS = (781, 3125, 12_500)  # 1, 4 and 16 epochs of all images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +157,17 @@ TABLES: dict[str, Table] = {
         "No paper prints it: what two CPU cores can run. Short training ranks methods by how fast"
         " they teach.",
         ("curves", "matrix", "roc", "maps"),
+    ),
+    "few_images": Table(
+        "Few images, few steps: ResNet-20 → ResNet-8 on CIFAR-10, published teacher",
+        tuple(
+            Row(f"few_images:method={method},images={images},steps={steps}")
+            for steps in FEW_STEPS
+            for images in FEW_IMAGES
+            for method in FEW_METHODS
+        ),
+        "No paper prints it: which method, by the number of training images and of steps. A seed"
+        " chooses the images, too.",
     ),
     "cifar10_published": Table(
         "ResNet-56 → ResNet-20 on CIFAR-10, published teacher",

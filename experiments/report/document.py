@@ -41,7 +41,12 @@ class Picture:
     caption: str
 
 
-Block = Heading | Text | Items | Grid | Picture
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """Links to all headings of the second level."""
+
+
+Block = Heading | Text | Items | Grid | Picture | Contents
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem;
@@ -76,6 +81,9 @@ def to_markdown(blocks: Sequence[Block], folder: Path) -> str:
                 parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
             case Picture(path, caption):
                 parts.append(f"![{caption}]({path.relative_to(folder)})\n\n*{caption}*")
+            case Contents():
+                links = [f"- [{plain(text)}](#{anchor(text)})" for text in sections(blocks)]
+                parts.append("\n".join(links))
     return "\n\n".join(parts) + "\n"
 
 
@@ -85,7 +93,7 @@ def to_html(blocks: Sequence[Block], title: str) -> str:
     for block in blocks:
         match block:
             case Heading(text, level):
-                parts.append(f"<h{level}>{inline(text)}</h{level}>")
+                parts.append(f'<h{level} id="{anchor(text)}">{inline(text)}</h{level}>')
             case Text(text):
                 parts.append(f"<p>{inline(text)}</p>")
             case Items(items):
@@ -107,10 +115,31 @@ def to_html(blocks: Sequence[Block], title: str) -> str:
                     f'<figure><img alt="{html.escape(caption)}" src="{data_uri(path)}">'
                     f"<figcaption>{inline(caption)}</figcaption></figure>"
                 )
+            case Contents():
+                links = "".join(
+                    f'<li><a href="#{anchor(text)}">{inline(plain(text))}</a></li>'
+                    for text in sections(blocks)
+                )
+                parts.append(f"<ul>{links}</ul>")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
+
+
+def sections(blocks: Sequence[Block]) -> list[str]:
+    return [b.text for b in blocks if isinstance(b, Heading) and b.level == 2]
+
+
+def anchor(heading: str) -> str:
+    """GitHub's anchor of a heading."""
+    kept = re.sub(r"[^\w\- ]", "", heading.lower())
+    return kept.replace(" ", "-")
+
+
+def plain(heading: str) -> str:
+    """A heading without the flag that names its table."""
+    return re.sub(r" \(`.*`\)$", "", heading)
 
 
 def inline(text: str) -> str:

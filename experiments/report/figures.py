@@ -25,6 +25,7 @@ COLOURS = matplotlib.colormaps["tab20"].colors
 CURVE_METHODS = ("none", "kd", "rtk", "at_kd", "atkd")
 MAP_METHODS = ("none", "kd", "atkd")
 PICTURED = 6
+CURVE_TESTS = 5  # fewer points are no curve
 matplotlib.rcParams["svg.hashsalt"] = "atkd_jax"  # the same figure gives the same file
 
 
@@ -56,35 +57,37 @@ def first_lines(cells: Sequence[Cell], methods: Sequence[str] = ()) -> list[tupl
 
 
 def draw_curves(cells: Sequence[Cell], path: Path) -> Path | None:
-    """Training loss and test accuracy over the epochs (RTK's Figure 3), means over the seeds."""
+    """Cross-entropy and accuracy on the test set over the epochs (RTK's Figure 3), seeds' means."""
     chosen = [cell for cell in cells if cell.row.method in CURVE_METHODS and cell.n]
+    chosen = [c for c in chosen if len(tested_epochs(first_line(c)["resolved"])) >= CURVE_TESTS]
     if not chosen:
         return None
     figure = Figure(figsize=(9, 3.4))
     for axes, key, title in zip(
         figure.subplots(1, 2),
-        ("train/loss", "test/top1"),
-        ("training loss (each method's own sum)", "test top-1, %"),
+        ("test/loss", "test/top1"),
+        ("test cross-entropy", "test top-1, %"),
         strict=True,
     ):
         for i, cell in enumerate(chosen):
-            lines = [*cell.lines.values()]
-            rows = np.array([line["history"][key] for line in lines])
-            epochs = tested_epochs(lines[0]["resolved"])
+            rows = np.array([line["history"][key] for line in cell.lines.values()])
+            epochs = tested_epochs(first_line(cell)["resolved"])
             label = f"{cell.row.method} (n = {cell.n})"
             axes.plot(epochs, rows.mean(0), color=COLOURS[2 * i], label=label, marker=".")
-            if cell.n > 1 and key == "test/top1":
+            if cell.n > 1:
                 axes.fill_between(
                     epochs, rows.min(0), rows.max(0), color=COLOURS[2 * i], alpha=0.15, lw=0
                 )
         axes.set_xlabel("epoch")
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
-        if key == "train/loss":
-            axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8)
     return save(figure, path)
+
+
+def first_line(cell: Cell) -> Line:
+    return cell.lines[min(cell.lines)]
 
 
 def draw_methods(cells: Sequence[Cell], path: Path) -> Path | None:
@@ -100,12 +103,57 @@ def draw_methods(cells: Sequence[Cell], path: Path) -> Path | None:
             cell.mean, y, xerr=cell.sd or 0, fmt="o", ms=5, capsize=3,
             color="tab:red" if cell.row.method == "teacher" else "tab:blue",
         )  # fmt: skip
+    marks = {c.row.method: c.mean for c in chosen if c.row.method in ("kd", "teacher")}
+    taught = [c.lines[s]["teacher"]["top1"] for c in chosen for s in c.lines if c.lines[s]["teacher"]]
+    if taught and chosen[0].row.metric == "top1":
+        marks["teacher"] = taught[0]
+    for name, value in marks.items():
+        colour = "tab:red" if name == "teacher" else "0.4"
+        axes.axvline(value, color=colour, lw=1, ls="--", zorder=0)
+        axes.annotate(name, (value, len(chosen) - 0.4), color=colour, fontsize=8, ha="center")
     names = [f"{cell.row.method} (n = {cell.n})" for cell in chosen]
     axes.set_yticks(range(len(chosen)), names, fontsize=8)
     metric = chosen[0].row.metric
     name = "top-1" if metric == "top1" else f"{metric} (see the table)"
     axes.set_xlabel(f"{name}, %: mean ± standard deviation; grey: single seeds")
     axes.grid(axis="x", alpha=0.3)
+    return save(figure, path)
+
+
+def draw_images(cells: Sequence[Cell], path: Path) -> Path | None:
+    """Gain over KD on the same seeds by the number of training images; a panel per steps."""
+    by_seed: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+    for cell in cells:
+        key = cell.row.options["steps"], cell.row.method
+        if cell.n:
+            by_seed.setdefault(key, {})[cell.row.options["images"]] = dict(cell.values)
+    steps = list(dict.fromkeys(key[0] for key in by_seed if (key[0], "kd") in by_seed))
+    if not steps:
+        return None
+    figure = Figure(figsize=(4.2 * len(steps), 4))
+    grid = figure.subplots(1, len(steps), sharey=True, squeeze=False)[0]
+    methods = [m for m in dict.fromkeys(key[1] for key in by_seed) if m != "kd"]
+    for axes, chosen in zip(grid, steps, strict=True):
+        kd = by_seed[chosen, "kd"]
+        for i, method in enumerate(methods):
+            gaps = {
+                int(images): [values[s] - kd[images][s] for s in values if s in kd[images]]
+                for images, values in by_seed.get((chosen, method), {}).items()
+                if images in kd
+            }
+            gaps = {images: found for images, found in sorted(gaps.items()) if found}
+            x, y = list(gaps), [np.mean(found) for found in gaps.values()]
+            style = dict(lw=2.5, zorder=3) if method == "atkd" else dict(lw=1.2)
+            axes.plot(x, y, marker=".", color=COLOURS[2 * i], label=method, **style)
+            low, high = [min(f) for f in gaps.values()], [max(f) for f in gaps.values()]
+            axes.fill_between(x, low, high, color=COLOURS[2 * i], alpha=0.12, lw=0)
+        axes.axhline(0, color="black", lw=1)
+        axes.set_xscale("log")
+        axes.set_title(f"{int(chosen):,} steps", fontsize=10)
+        axes.set_xlabel("training images")
+        axes.grid(alpha=0.3)
+    grid[0].set_ylabel("top-1 − KD's, points")
+    grid[-1].legend(fontsize=8)
     return save(figure, path)
 
 
@@ -223,6 +271,7 @@ def draw_maps(
 
 DRAW = {
     "curves": draw_curves,
+    "images": draw_images,
     "methods": draw_methods,
     "pairs": draw_pairs,
     "matrix": draw_matrix,

@@ -12,16 +12,17 @@ from atkd_jax.command_line import Parser
 from atkd_jax.errors import UserError
 from experiments import arguments
 from experiments.report import figures
-from experiments.report.document import Block, Heading, Picture, Text, to_html, to_markdown
-from experiments.report.summary import summarize
+from experiments.report.document import Block, Contents, Heading, Picture, Text, to_html, to_markdown
+from experiments.report.summary import problems_with, summarize, without_results
 from experiments.report.text import INTRO, TITLE, blocks_of
 from experiments.results import store
 from experiments.results.statistics import Cell, comparable, fill_table, known_hashes
 from experiments.tables.rows import TABLES
 
 CAPTIONS = {
-    "curves": "training loss and test accuracy over the epochs; band: range over the seeds",
+    "curves": "cross-entropy and accuracy on test images; band: range over the seeds",
     "methods": "all methods",
+    "images": "gain over KD by number of training images; band: range over the seeds",
     "pairs": "pairs of networks",
     "matrix": "attention between student and teacher blocks",
     "roc": "receiver operating characteristics, each class against the rest",
@@ -54,18 +55,23 @@ def make(args: argparse.Namespace) -> None:
         problems += [f"{name}: {text}" for text in wrong]
     problems += store.differing_teachers(results)
     problems += store.unreferenced(results, known_hashes(results))
-    # Filled tables come first.
-    order = sorted(TABLES, key=lambda t: not any(c.n for cs in filled[t].values() for c in cs))
-    pictures = []
-    for name in order:
+    blocks: list[Block] = []
+    for name, table in TABLES.items():
+        if not any(cell.n for cells in filled[name].values() for cell in cells):
+            continue
         drawn, wrong = draw(name, filled[name], args)
-        pictures += drawn
+        blocks += [*blocks_of(name, table, filled[name], results), *drawn]
         problems += wrong
-    blocks: list[Block] = [Heading(TITLE, 1), Text(INTRO), *summarize(filled, results, problems)]
-    for name in order:
-        blocks += blocks_of(name, TABLES[name], filled[name], results)
-    if pictures:
-        blocks += [Heading("Figures"), *pictures]
+    blocks = [
+        Heading(TITLE, 1),
+        *summarize(filled, results),
+        Contents(),
+        *blocks,
+        *without_results(TABLES, filled, results),
+        Heading("How to read this"),
+        Text(INTRO),
+        *problems_with(problems),
+    ]
     args.out.mkdir(parents=True, exist_ok=True)
     write(args.out / "REPORT.md", to_markdown(blocks, args.out))
     write(args.out / "report.html", to_html(blocks, TITLE))
@@ -84,13 +90,13 @@ def draw(
     found, problems = [], []
     for protocol, cells in filled.items():
         parts = comparable(cells)
-        wanted = [("methods", key, part) for key, part in parts.items()]
+        wanted = [("methods", key, part) for key, part in parts.items() if not part[0].row.setting]
         for kind in TABLES[name].figures:
-            if kind in ("pairs", "matrix"):
+            if kind in ("pairs", "matrix", "images"):
                 for data in dict.fromkeys(key[0] for key in parts):
                     wanted.append((kind, (data,), [c for c in cells if c.row.dataset == data]))
             else:
-                wanted += [(kind, key, part) for key, part in parts.items() if key[2] != "unseen"]
+                wanted += [(kind, key, part) for key, part in parts.items() if part[0].row.metric != "unseen"]
         for kind, key, part in wanted:
             words = [word for word in key if word not in ("", "top1")]
             suffix = "png" if kind == "maps" else "svg"

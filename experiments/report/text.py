@@ -36,7 +36,7 @@ def number(value: float | None, form: str = ".2f") -> str:
 
 def measured(cell: Cell) -> str:
     if not cell.n:
-        return "not run"
+        return ""
     spread = "" if cell.sd is None else f" ± {cell.sd:.2f}"
     return f"{cell.mean:.2f}{spread} ({cell.n})"
 
@@ -51,7 +51,8 @@ def gain(cell: Cell, results: Mapping[str, Line]) -> str:
 
 
 def grid_of(cells: Sequence[Cell], results: Mapping[str, Line]) -> Grid:
-    """One line per cell; columns that are empty or the same in every line are left out."""
+    """One line per filled cell; columns that are empty or the same in every line are left out."""
+    cells = [cell for cell in cells if cell.n]
     columns = {
         "method": [cell.row.method for cell in cells],
         "pair": [cell.row.pair for cell in cells],
@@ -98,17 +99,42 @@ def blocks_of(
         about_protocol += f" {len(cells)} cells filled"
         about_protocol += f", {sum(seconds.values()):,.0f} s of training." if done else "."
         blocks += [Text(about_protocol), *(Text(text) for text in trust(protocol, filled))]
-        blocks.append(grid_of(cells, results))
+        blocks += matrices(cells, results) if cells[0].row.setting else [grid_of(cells, results)]
+        left = list(dict.fromkeys(cell.row.method for cell in cells if not cell.n))
+        if left and not cells[0].row.setting:
+            blocks.append(Text(f"Not run: {', '.join(left)}."))
+    return blocks
+
+
+def matrices(cells: Sequence[Cell], results: Mapping[str, Line]) -> list[Block]:
+    """For every number of steps, methods by number of images: top-1, and the difference to KD."""
+    blocks: list[Block] = []
+    for steps in dict.fromkeys(cell.row.options["steps"] for cell in cells):
+        chosen = [c for c in cells if c.row.options["steps"] == steps and c.n]
+        if not chosen:
+            continue
+        columns = {c.row.options["images"]: f"{int(c.row.options['images']):,}" for c in chosen}
+        at = {(c.row.method, c.row.options["images"]): c for c in chosen}
+        methods = list(dict.fromkeys(c.row.method for c in chosen))
+        for what, show in (("top-1", measured), ("− KD", lambda cell: gain(cell, results))):
+            rows = [
+                [method, *(show(at[method, n]) if (method, n) in at else "" for n in columns)]
+                for method in methods
+            ]
+            header = [f"{what}, {int(steps):,} steps; images:", *columns.values()]
+            rows = [row for row in rows if any(row[1:])]
+            if rows:
+                blocks.append(Grid(header, rows, list(columns.values())))
     return blocks
 
 
 def trust(protocol: str, filled: Mapping[str, Sequence[Cell]]) -> list[str]:
     """Rank correlations of the methods: with the paper, between seeds, with a longer protocol."""
     lines, groups = [], comparable(filled[protocol])
-    for (data, pair, metric), cells in groups.items():
+    for key, cells in groups.items():
         if rank := rank_agreement(cells):
             lines.append(
-                f"Order of the methods, {data} {pair} {metric}: Spearman's rank correlation of"
+                f"Order of the methods, {' '.join(filter(None, key))}: Spearman's rank correlation of"
                 f" measured and published numbers is {rank[0]:.2f} over {rank[1]} students."
             )
     if len(groups) != 1:

@@ -196,12 +196,13 @@ def against_kd(cell: Cell, results: Mapping[str, Line]) -> Paired | None:
         return None
 
 
-def comparable(cells: Sequence[Cell]) -> dict[tuple[str, str, str], list[Cell]]:
-    """Cells whose numbers are comparable, by (data, pair, metric)."""
-    found: dict[tuple[str, str, str], list[Cell]] = {}
+def comparable(cells: Sequence[Cell]) -> dict[tuple[str, str, str, str], list[Cell]]:
+    """Cells whose numbers are comparable, by (data, pair, setting, metric)."""
+    found: dict[tuple[str, str, str, str], list[Cell]] = {}
     for cell in cells:
         if cell.row.metric != "teacher":
-            key = (cell.row.dataset, cell.row.pair, cell.row.metric)
+            row = cell.row
+            key = (row.dataset, row.pair, row.setting, row.metric)
             found.setdefault(key, []).append(cell)
     return found
 

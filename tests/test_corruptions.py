@@ -1,0 +1,67 @@
+"""Corrupted images are what their names say, the more the stronger."""
+
+import colorsys
+
+import numpy as np
+import pytest
+
+from experiments.studies import corruptions
+from experiments.studies.corruptions import STRENGTHS, corrupt
+
+SMOOTH = np.linspace(20, 200, 32)[None, :, None, None] + np.linspace(-20, 20, 32)[:, None]
+IMAGE = np.broadcast_to(SMOOTH, (4, 32, 32, 3)) + np.array([0, 10, 30])
+IMAGE = (IMAGE + np.random.RandomState(0).uniform(-15, 15, IMAGE.shape)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", STRENGTHS)
+def test_a_stronger_corruption_changes_more(kind):
+    found = [corrupt(kind, strength, IMAGE) for strength in STRENGTHS[kind]]
+    assert all(x.dtype == np.uint8 and x.shape == IMAGE.shape for x in found)
+    change = [np.abs(x - IMAGE.astype(float)).mean() for x in found]
+    assert change == sorted(change) and change[0] > 0.5
+
+
+def test_noise_has_the_given_deviation_and_repeats():
+    grey = np.full((8, 32, 32, 3), 128, np.uint8)
+    noise = corrupt("gaussian noise", 0.1, grey)
+    assert noise.std() / 255 == pytest.approx(0.1, rel=0.02)
+    np.testing.assert_array_equal(noise, corrupt("gaussian noise", 0.1, grey))
+
+
+def test_blur_stays_within_an_image():
+    image = np.zeros((2, 8, 8, 3), np.uint8)
+    image[1] = 200
+    assert (corrupt("gaussian blur", 1, image) == image).all()
+    image[1, :, :, 2] = 0
+    assert (corrupt("gaussian blur", 1, image) == image).all()
+
+
+def test_contrast_keeps_the_mean_of_every_channel():
+    low = corrupt("contrast", 0.15, IMAGE)
+    np.testing.assert_allclose(low.mean((1, 2)), IMAGE.mean((1, 2)), atol=1)
+    assert low.std() < 0.3 * IMAGE.std()
+
+
+def test_brightness_adds_to_the_value_of_hsv():
+    image = np.array([[[[0, 0, 0], [200, 100, 50], [255, 10, 0]]]], np.uint8)
+    bright = corrupt("brightness", 0.1, image)[0, 0] / 255
+    for before, after in zip(image[0, 0] / 255, bright, strict=True):
+        hue, saturation, value = colorsys.rgb_to_hsv(*before)
+        expected = colorsys.hsv_to_rgb(hue, saturation, min(value + 0.1, 1))
+        np.testing.assert_allclose(after, expected, atol=1 / 255)
+
+
+def test_pixelation_has_no_detail_below_its_grid():
+    pixels = corrupt("pixelation", 0.5, IMAGE)
+    np.testing.assert_array_equal(pixels[:, ::2, ::2], pixels[:, 1::2, 1::2])
+
+
+def test_residuals_are_what_clean_accuracy_does_not_explain():
+    rows = [
+        {"method": method, "top1": {"clean": clean, "noise 1": clean / 2 + more}}
+        for method, more in (("kd", -1.0), ("atkd", 1.0))
+        for clean in (60.0, 70.0, 80.0)
+    ]
+    found = corruptions.residuals(rows)
+    np.testing.assert_allclose(found["kd"], -1)
+    np.testing.assert_allclose(found["atkd"], 1)

@@ -20,7 +20,9 @@ def get_config(arg: str = ""):
     names = {"cifar10": 50_000, "cifar100": 50_000}
     most = common.lookup("data set", options["data"], names)
     images, steps = (positive(key, options[key]) for key in ("images", "steps"))
-    config = cifar10.get_config(",".join(f"{k}={options[k]}" for k in ("method", "pair", "teacher")))
+    config = cifar10.get_config(
+        ",".join(f"{k}={options[k]}" for k in ("method", "pair", "teacher"))
+    )
     config.data.name = options["data"]
     if images < most:
         config.data.subset.images = images

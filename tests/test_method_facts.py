@@ -128,9 +128,7 @@ def test_self_attention_of_the_poster_sums_over_keys_and_stages_and_averages_the
     t, s = outs(0, (8, 8, 4), (4, 4, 8)), outs(9, (8, 8, 6), (2, 2, 2))
     expected = 0
     for stage in ("stage1", "stage2"):
-        a_t, a_s = (
-            attention_maps(o.feats[stage], 2, 10.0, (2, 2), center=False) for o in (t, s)
-        )
+        a_t, a_s = (attention_maps(o.feats[stage], 2, 10.0, (2, 2), center=False) for o in (t, s))
         expected += np.square(a_s - a_t).sum(-1).mean()
     np.testing.assert_allclose(loss_of(method, t, s), expected, rtol=1e-5)
 

@@ -20,7 +20,7 @@ HOSTILE = [
 TAKEN = {
     "zero means none, as it is, or the first": (
         (0,),
-        "seed data.augment.pad data.augment.randaugment data.augment.rotate data.augment.magnitude"
+        "seed data.subset.images data.subset.seed data.augment.pad data.augment.randaugment data.augment.rotate data.augment.magnitude"
         " data.augment.brightness data.mix.probability teacher.epochs teacher.expect_top1"
         " label_smoothing optimizer.reference_batch optimizer.momentum optimizer.rms_decay ema"
         " steps_per_dispatch checkpoint.every_steps terms.crd.momentum terms.rtk.ema"
@@ -43,7 +43,8 @@ TAKEN = {
         (True,),
         "data.augment.flip optimizer.nesterov optimizer.decay_all sync_batch_norm dry_run"
         " terms.fitnet.use_relu terms.crd.other_classes terms.reviewkd.student_pre"
-        " terms.rtk.query_relu terms.rtk.rescale terms.rtk.softpool_exact_gradient",
+        " terms.rtk.query_relu terms.rtk.rescale terms.rtk.softpool_exact_gradient"
+        " terms.self_attention.center terms.self_attention.relative",
     ),
     "a file, folder or data set, which is looked for later": (("x",), "data.name"),
     "the same, or none": (("x", ""), "data.data_dir teacher.weights teacher.weights_key"),

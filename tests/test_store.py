@@ -111,7 +111,9 @@ def test_a_line_without_all_epochs_is_named(tmp_path):
     write(tmp_path, short, line(KD, 1, 91.0))
     results, problems = store.read(tmp_path)
     assert [one["seed"] for one in results.values()] == [1]
-    assert problems == ["digits.jsonl:1 is left out: its history is not one of 12 epochs"]
+    assert problems == [
+        "digits.jsonl:1 is left out: its history is not one of 12 tests in 12 epochs"
+    ]
 
 
 def test_an_edited_line_is_named(tmp_path):

@@ -193,7 +193,7 @@ def finished(tmp_path, monkeypatch):
         (ours.folder(job) / "metrics.jsonl").write_text(text)
 
     def measure_no_network(job, folder, *_):
-        curves = measure.history(folder, 12)
+        curves = measure.history(folder, {"epochs": 12})
         return line(job.text, 0, 1.0, history=curves, matrix=measure.matrix(folder, 12)) | {
             "best": {"epoch": 1, "top1": 1.0, "top5": 1.0, "loss": 1.0}
         }

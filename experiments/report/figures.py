@@ -104,7 +104,9 @@ def draw_methods(cells: Sequence[Cell], path: Path) -> Path | None:
             color="tab:red" if cell.row.method == "teacher" else "tab:blue",
         )  # fmt: skip
     marks = {c.row.method: c.mean for c in chosen if c.row.method in ("kd", "teacher")}
-    taught = [c.lines[s]["teacher"]["top1"] for c in chosen for s in c.lines if c.lines[s]["teacher"]]
+    taught = [
+        c.lines[s]["teacher"]["top1"] for c in chosen for s in c.lines if c.lines[s]["teacher"]
+    ]
     if taught and chosen[0].row.metric == "top1":
         marks["teacher"] = taught[0]
     for name, value in marks.items():

@@ -12,7 +12,15 @@ from atkd_jax.command_line import Parser
 from atkd_jax.errors import UserError
 from experiments import arguments
 from experiments.report import figures
-from experiments.report.document import Block, Contents, Heading, Picture, Text, to_html, to_markdown
+from experiments.report.document import (
+    Block,
+    Contents,
+    Heading,
+    Picture,
+    Text,
+    to_html,
+    to_markdown,
+)
 from experiments.report.summary import problems_with, summarize, without_results
 from experiments.report.text import INTRO, TITLE, blocks_of
 from experiments.results import store
@@ -96,7 +104,11 @@ def draw(
                 for data in dict.fromkeys(key[0] for key in parts):
                     wanted.append((kind, (data,), [c for c in cells if c.row.dataset == data]))
             else:
-                wanted += [(kind, key, part) for key, part in parts.items() if part[0].row.metric != "unseen"]
+                wanted += [
+                    (kind, key, part)
+                    for key, part in parts.items()
+                    if part[0].row.metric != "unseen"
+                ]
         for kind, key, part in wanted:
             words = [word for word in key if word not in ("", "top1")]
             suffix = "png" if kind == "maps" else "svg"

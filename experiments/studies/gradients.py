@@ -94,7 +94,9 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     image = loader.source.test.image[:COMPARED]
     for method, one, state in zip(METHODS, steps, states, strict=True):
         found[method]["top1"] = [evaluate(student_variables(state))["top1"]]
-        found[method]["maps"] = map_errors(one, lambda part: teacher.infer(variables, part), state, image)
+        found[method]["maps"] = map_errors(
+            one, lambda part: teacher.infer(variables, part), state, image
+        )
     return found
 
 

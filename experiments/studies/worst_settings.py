@@ -31,7 +31,9 @@ Setting = dict[str, Any]
 # images; batch, 0 for one step an epoch; epochs; type of the networks.
 SETTINGS: list[Setting] = [
     dict(images=n, batch=b, epochs=e, dtype=d, student="resnet8")
-    for n, b, e, d in itertools.product((32, 64, 128, 256), (16, 0), (20, 80), ("float32", "bfloat16"))
+    for n, b, e, d in itertools.product(
+        (32, 64, 128, 256), (16, 0), (20, 80), ("float32", "bfloat16")
+    )
 ] + [
     dict(images=64, batch=b, epochs=40, dtype="float32", student=s)
     for s, b in itertools.product(("resnet20", "wrn_16_2", "mobilenetv2_cifar", "vgg8"), (16, 0))

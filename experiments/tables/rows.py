@@ -18,7 +18,18 @@ ATKD_METHODS = ("none", "kd", "at_kd", "atkd", "atkd_poster")
 # Compared in one short table: the methods of RTK's Table 1 and those that it leaves out.
 SHORT = (*TABLE1_METHODS, "sp", "vid", "nst", "pkt", "cc", "dkd", "reviewkd")
 SHORT = (*SHORT, "at_kd", "atkd", "atkd_poster", "aft")
-FEW_METHODS = ("none", "kd", "at_kd", "atkd", "fitnet", "fitnet_kd", "nst_kd", "aft", "dkd", "crd_kd")
+FEW_METHODS = (
+    "none",
+    "kd",
+    "at_kd",
+    "atkd",
+    "fitnet",
+    "fitnet_kd",
+    "nst_kd",
+    "aft",
+    "dkd",
+    "crd_kd",
+)
 FEW_IMAGES = (500, 2500, 5000, 25_000, 50_000)  # 1, 5, 10, 50 and 100 % of CIFAR-10
 FEW_STEPS = (781, 3125, 12_500)  # 1, 4 and 16 epochs of all images
 

@@ -1,4 +1,5 @@
 # Everything on a fresh machine: `make demo` and `make test` set up their own environment.
+# `make demo DATA=cifar10 WEIGHTS=FOLDER` is the demo on photographs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: demo tables test quick lint clean
 
 demo: $(VENV)/.ready
-	$(BIN)/python -m experiments.demo
+	$(BIN)/python -m experiments.demo $(if $(DATA),--data=$(DATA)) $(if $(WEIGHTS),--weights=$(WEIGHTS))
 
 tables: $(VENV)/.ready
 	$(BIN)/python -m experiments.queue.launch --table=digits --seeds=5 --protocol=quick \

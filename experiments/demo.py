@@ -150,7 +150,7 @@ def draw_bars(results: Results, path: Path) -> Path:
     """Mean top-1 of the students, their seeds as points, and the teacher as a line."""
     figure = Figure(figsize=(5, 3.2))
     axes = figure.subplots()
-    for i, (method, numbers) in enumerate(top1(results).items()):
+    for i, numbers in enumerate(top1(results).values()):
         values = [*numbers.values()]
         mean = statistics.mean(values)
         bar = axes.bar(i, mean, 0.6, color=("0.7", "tab:blue", "tab:orange")[i])

@@ -20,7 +20,8 @@ HOSTILE = [
 TAKEN = {
     "zero means none, as it is, or the first": (
         (0,),
-        "seed data.subset.images data.subset.seed data.augment.pad data.augment.randaugment data.augment.rotate data.augment.magnitude"
+        "seed data.subset.images data.subset.seed data.augment.pad data.augment.randaugment"
+        " data.augment.rotate data.augment.magnitude"
         " data.augment.brightness data.mix.probability teacher.epochs teacher.expect_top1"
         " label_smoothing optimizer.reference_batch optimizer.momentum optimizer.rms_decay ema"
         " steps_per_dispatch checkpoint.every_steps terms.crd.momentum terms.rtk.ema"

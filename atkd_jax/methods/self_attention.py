@@ -74,8 +74,8 @@ class SelfAttention(Method):
       `center` subtracts what the positions of an image have in common.
     - A large scale leaves most entries near zero, where softmax has no gradient. At 1 it is close
       to linear.
-    - The squared error depends on N, on the scale, and on how sharp the teacher's map is. `relative`
-      divides by the error of a uniform map: 0 is equal to the teacher's, 1 is as bad as uniform.
+    - The squared error depends on N, on the scale, and on how sharp the teacher's map is.
+      `relative` divides by the error of a uniform map: 0 is as the teacher's, 1 as bad as uniform.
 
     Queries and keys are the features themselves: random projections of a frozen teacher are
     arbitrary, and learned ones can make both maps uniform, which minimises the loss and teaches

@@ -134,8 +134,8 @@ def trust(protocol: str, filled: Mapping[str, Sequence[Cell]]) -> list[str]:
     for key, cells in groups.items():
         if rank := rank_agreement(cells):
             lines.append(
-                f"Order of the methods, {' '.join(filter(None, key))}: Spearman's rank correlation of"
-                f" measured and published numbers is {rank[0]:.2f} over {rank[1]} students."
+                f"Order of the methods, {' '.join(filter(None, key))}: Spearman's rank correlation"
+                f" of measured and published numbers is {rank[0]:.2f} over {rank[1]} students."
             )
     if len(groups) != 1:
         return lines

@@ -11,7 +11,7 @@ teacher. `--config.data.subset.seed=N` chooses other images.
 from atkd_jax.errors import UserError
 from configs import cifar10, common
 
-TESTS = 5  # of the student, while it trains
+CHECKPOINTS = 4
 
 
 def get_config(arg: str = ""):
@@ -27,7 +27,8 @@ def get_config(arg: str = ""):
     if images < most:
         config.data.subset.images = images
     config.epochs = max(1, round(steps / (min(images, most) // config.batch_size)))
-    config.test_every_epochs = config.checkpoint.every_epochs = -(-config.epochs // TESTS)
+    config.test_every_epochs = -(-config.epochs // 2)  # a test takes as long as 40 steps
+    config.checkpoint.every_epochs = -(-config.epochs // CHECKPOINTS)
     config.schedule.update(name="onecycle", warmup_epochs=config.epochs / 4)
     config.optimizer.lr *= 2
     config.teacher.lr *= 2

@@ -96,12 +96,12 @@ def test_self_attention_is_one_for_a_uniform_student_and_any_scale():
     t = outs(0, (8, 8, 4), (4, 4, 8))
     uniform = t._replace(feats={k: jnp.zeros_like(v) for k, v in t.feats.items()})
     for scale in (0.1, 1.0, 10.0):
-        method = methods.create("self_attention", heads=2, scale=scale)
+        method = methods.create("self_attention", heads=2, scale=scale, balance=False)
         np.testing.assert_allclose(loss_of(method, t, uniform), 1.0, rtol=1e-4)
 
 
 def test_self_attention_is_the_mean_over_levels_of_errors_relative_to_a_uniform_map():
-    method = methods.create("self_attention", heads=2, max_size=2, scale=3.0)
+    method = methods.create("self_attention", heads=2, max_size=2, scale=3.0, balance=False)
     t, s = outs(0, (8, 8, 4), (4, 4, 8)), outs(9, (8, 8, 6), (2, 2, 2))
     levels = []
     for stage in ("stage1", "stage2"):
@@ -111,8 +111,20 @@ def test_self_attention_is_the_mean_over_levels_of_errors_relative_to_a_uniform_
     np.testing.assert_allclose(loss_of(method, t, s), np.mean(levels), rtol=1e-4)
 
 
+def test_self_attention_weighs_every_image_by_its_divergence_without_gradient():
+    plain, balanced = (methods.create("self_attention", heads=2, balance=b) for b in (False, True))
+    t, s = outs(0, (4, 4, 4)), outs(9, (4, 4, 4))
+    parts = []
+    for i in range(len(s.logits)):
+        one_t, one_s = (jax.tree.map(lambda x, i=i: x[i : i + 1], o) for o in (t, s))
+        parts.append(loss_of(methods.create("kd"), one_t, one_s) * loss_of(plain, one_t, one_s))
+    np.testing.assert_allclose(loss_of(balanced, t, s), np.mean(parts), rtol=1e-4)
+    grad = jax.grad(lambda z: loss_of(balanced, t, s._replace(logits=z)))(jnp.asarray(s.logits))
+    assert not grad.any()
+
+
 def test_self_attention_learns_nothing_from_an_image_without_differences():
-    method = methods.create("self_attention", heads=2)
+    method = methods.create("self_attention", heads=2, balance=False)
     t, s = outs(0, (4, 4, 4)), outs(9, (4, 4, 4))
     feat = t.feats["stage1"].copy()
     feat[0] = 2.0
@@ -123,7 +135,7 @@ def test_self_attention_learns_nothing_from_an_image_without_differences():
 
 
 def test_self_attention_of_the_poster_sums_over_keys_and_stages_and_averages_the_rest():
-    poster = dict(scale=10.0, center=False, relative=False)
+    poster = dict(scale=10.0, center=False, relative=False, balance=False)
     method = methods.create("self_attention", heads=2, max_size=2, **poster)
     t, s = outs(0, (8, 8, 4), (4, 4, 8)), outs(9, (8, 8, 6), (2, 2, 2))
     expected = 0

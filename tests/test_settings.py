@@ -38,14 +38,15 @@ TAKEN = {
         (2**31, 2**40),
         "optimizer.lr optimizer.rms_eps schedule.factor terms.kd.temperature terms.dkd.temperature"
         " terms.aft.temperature terms.aft.rate_temperature terms.crd.temperature"
-        " terms.self_attention.scale",
+        " terms.self_attention.scale terms.self_attention.temperature",
     ),
     "yes or no": (
         (True,),
         "data.augment.flip optimizer.nesterov optimizer.decay_all sync_batch_norm dry_run"
         " terms.fitnet.use_relu terms.crd.other_classes terms.reviewkd.student_pre"
         " terms.rtk.query_relu terms.rtk.rescale terms.rtk.softpool_exact_gradient"
-        " terms.self_attention.center terms.self_attention.relative",
+        " terms.self_attention.center terms.self_attention.relative"
+        " terms.self_attention.balance",
     ),
     "a file, folder or data set, which is looked for later": (("x",), "data.name"),
     "the same, or none": (("x", ""), "data.data_dir teacher.weights teacher.weights_key"),

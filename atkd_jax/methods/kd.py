@@ -10,6 +10,7 @@ from atkd_jax.methods import taps
 from atkd_jax.methods.base import Extras, LossOut, Method
 from atkd_jax.nn import ops
 from atkd_jax.ranges import POSITIVE, setting
+from atkd_jax.types import Array, ModelOut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,10 @@ class KD(Method):
         return Extras()
 
     def loss(self, extras, t, s, batch, ctx):
-        T = self.temperature
-        log_p_t = jax.nn.log_softmax(ops.f32(t.logits) / T)
-        log_p_s = jax.nn.log_softmax(ops.f32(s.logits) / T)
-        return LossOut(T**2 * ops.kl_divergence(log_p_t, log_p_s).mean())
+        return LossOut(divergence(t, s, self.temperature).mean())
+
+
+def divergence(t: ModelOut, s: ModelOut, temperature: float) -> Array:
+    """T^2 KL(softmax(z_t / T) || softmax(z_s / T)) of every example: [B]."""
+    log_p_t, log_p_s = (jax.nn.log_softmax(ops.f32(o.logits) / temperature) for o in (t, s))
+    return temperature**2 * ops.kl_divergence(log_p_t, log_p_s)

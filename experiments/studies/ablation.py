@@ -28,21 +28,22 @@ from experiments.queue.jobs import PUBLISHED_WEIGHTS
 from experiments.results.statistics import paired
 
 HELD_OUT, IMAGES, STEPS = 5000, 5000, 781
-POSTER = dict(center=False, relative=False, scale=10.0)
+POSTER = dict(center=False, relative=False, balance=False, scale=10.0)
+FIXED = dict(balance=False, weight=100.0)
 # What differs from the defaults of the method, and the weight; None: KD alone.
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "KD": None,
-    "poster's map and error, weight 50": POSTER | dict(weight=50.0),
-    "poster's map and error, weight 200": POSTER | dict(weight=200.0),
-    "poster's map, relative error": dict(center=False, scale=10.0, weight=100.0),
-    "centred": dict(scale=10.0, weight=100.0),
-    "scale 1": dict(center=False, weight=100.0),
-    "centred, scale 1, weight 30": dict(weight=30.0),
-    "centred, scale 1, weight 100": dict(weight=100.0),
-    "centred, scale 1, weight 300": dict(weight=300.0),
-    "one head": dict(heads=1, weight=100.0),
-    "last stage only": dict(taps=("stage3",), weight=100.0),
-    "maps of 16x16": dict(max_size=16, weight=100.0),
+    "the poster's map and error, weight 50": POSTER | dict(weight=50.0),
+    "the same, weight 200": POSTER | dict(weight=200.0),
+    "relative error, weight 100": FIXED | dict(center=False, scale=10.0),
+    "relative error, scale 1": FIXED | dict(center=False),
+    "relative error, centred": FIXED | dict(scale=10.0),
+    "relative error, centred, scale 1": FIXED,
+    "AT-KD: the same, balanced, weight 5": dict(weight=5.0),
+    "AT-KD, weight 1": dict(weight=1.0),
+    "AT-KD, weight 20": dict(weight=20.0),
+    "AT-KD, one head": dict(weight=5.0, heads=1),
+    "AT-KD, last stage only": dict(weight=5.0, taps=("stage3",)),
 }
 
 

@@ -55,7 +55,7 @@ METHODS = {
     "nst_kd": dict(ce_weight=0.1, terms=dict(kd=KD, nst=dict(weight=50.0))),
     # AT-KD with the attention term of atkd_jax/methods/self_attention.py. Its weight was chosen on
     # 5,000 validation images of CIFAR-10, ResNet-20 -> ResNet-8 (docs/atkd.md).
-    "atkd": dict(ce_weight=0.1, terms=dict(kd=KD, self_attention=dict(weight=5.0))),
+    "atkd": dict(ce_weight=0.1, terms=dict(kd=KD, self_attention=dict(weight=2.0))),
     # The formula of the project's poster to the letter: alpha KL + beta MSE, no hard labels. It
     # gives no weights: KD's, and an attention term about as large after the first epoch (KL 11.5,
     # attention 0.23 for the same pair).
@@ -87,7 +87,7 @@ IMAGENET = {
     # Maps of 14x14 positions; the weights are CIFAR's, not measured on ImageNet.
     "atkd": dict(
         ce_weight=0.5,
-        terms=dict(kd=KD_T1, self_attention=dict(weight=5.0, max_size=14)),
+        terms=dict(kd=KD_T1, self_attention=dict(weight=2.0, max_size=14)),
     ),
     "atkd_poster": dict(
         ce_weight=0.0,

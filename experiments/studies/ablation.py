@@ -39,11 +39,11 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "relative error, scale 1": FIXED | dict(center=False),
     "relative error, centred": FIXED | dict(scale=10.0),
     "relative error, centred, scale 1": FIXED,
-    "AT-KD: the same, balanced, weight 5": dict(weight=5.0),
-    "AT-KD, weight 1": dict(weight=1.0),
-    "AT-KD, weight 20": dict(weight=20.0),
-    "AT-KD, one head": dict(weight=5.0, heads=1),
-    "AT-KD, last stage only": dict(weight=5.0, taps=("stage3",)),
+    "AT-KD: the same, balanced, weight 2": dict(weight=2.0),
+    "AT-KD, weight 0.5": dict(weight=0.5),
+    "AT-KD, weight 10": dict(weight=10.0),
+    "AT-KD, one head": dict(weight=2.0, heads=1),
+    "AT-KD, last stage only": dict(weight=2.0, taps=("stage3",)),
 }
 
 

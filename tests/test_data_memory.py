@@ -76,12 +76,12 @@ def test_known_specs_are_consistent():
 
 
 @pytest.mark.slow
-def test_digits_need_no_tensorflow():
+def test_digits_need_no_tensorflow(tmp_path):
     code = (
         "import sys; sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None\n"
         "from atkd_jax import data\n"
         "assert len(data.load('digits').train.label) == 1437\n"
-        "try: data.load('cifar10')\n"
+        f"try: data.load('cifar10', data_dir={str(tmp_path)!r})\n"
         "except ValueError as error: assert 'pip install tensorflow-cpu' in str(error)\n"
         "else: raise SystemExit('cifar10 was read without TensorFlow')\n"
     )

@@ -8,6 +8,7 @@ a rate of 0.1, batch 64, float32; other options after the colon: data (cifar10, 
 teacher. `--config.data.subset.seed=N` chooses other images.
 """
 
+from atkd_jax.data.info import KNOWN
 from atkd_jax.errors import UserError
 from configs import cifar10, common
 
@@ -17,8 +18,8 @@ CHECKPOINTS = 4
 def get_config(arg: str = ""):
     defaults = dict(method="atkd", pair="r20_r8", teacher="akamaster", data="cifar10")
     options = common.parse(arg, defaults | dict(images="5000", steps="3125"))
-    names = {"cifar10": 50_000, "cifar100": 50_000}
-    most = common.lookup("data set", options["data"], names)
+    sizes = {name: KNOWN[name].num_train for name in ("cifar10", "cifar100")}
+    most = common.lookup("data set", options["data"], sizes)
     images, steps = (positive(key, options[key]) for key in ("images", "steps"))
     config = cifar10.get_config(
         ",".join(f"{k}={options[k]}" for k in ("method", "pair", "teacher"))

@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from atkd_jax.command_line import Parser, entry_point, number
-from atkd_jax.errors import UserError
 from atkd_jax.runtime.checkpoint import load_export
 from atkd_jax.runtime.preemption import stop_signal
 from atkd_jax.training import attention_plot, from_config, teachers
@@ -30,6 +29,7 @@ from atkd_jax.training.loop import train_students
 from configs import digits, few_images
 from experiments import arguments
 from experiments.queue.jobs import PUBLISHED_WEIGHTS
+from experiments.queue.worker import published_weights
 from experiments.report.figures import save
 from experiments.results.statistics import Paired, paired
 
@@ -87,9 +87,7 @@ def teacher_weights(data: str, weights: Path | None, workdir: Path) -> Path:
         train([config], [workdir / "teacher"], workdir)
         return workdir / "teacher" / "export"
     name, _ = PUBLISHED_WEIGHTS["cifar10", few_images.get_config().teacher.model]
-    if weights is None or not (weights / name).exists():
-        raise UserError(f"{name} is needed; give the folder that holds it with --weights=FOLDER")
-    return weights / name
+    return published_weights(name, weights)
 
 
 def train(

@@ -59,7 +59,7 @@ def first_lines(cells: Sequence[Cell], methods: Sequence[str] = ()) -> list[tupl
 def draw_curves(cells: Sequence[Cell], path: Path) -> Path | None:
     """Cross-entropy and accuracy on the test set over the epochs (RTK's Figure 3), seeds' means."""
     chosen = [cell for cell in cells if cell.row.method in CURVE_METHODS and cell.n]
-    chosen = [c for c in chosen if len(tested_epochs(first_line(c)["resolved"])) >= CURVE_TESTS]
+    chosen = [c for c in chosen if len(tested_epochs(c.first_line["resolved"])) >= CURVE_TESTS]
     if not chosen:
         return None
     figure = Figure(figsize=(9, 3.4))
@@ -71,7 +71,7 @@ def draw_curves(cells: Sequence[Cell], path: Path) -> Path | None:
     ):
         for i, cell in enumerate(chosen):
             rows = np.array([line["history"][key] for line in cell.lines.values()])
-            epochs = tested_epochs(first_line(cell)["resolved"])
+            epochs = tested_epochs(cell.first_line["resolved"])
             label = f"{cell.row.method} (n = {cell.n})"
             axes.plot(epochs, rows.mean(0), color=COLOURS[2 * i], label=label, marker=".")
             if cell.n > 1:
@@ -84,10 +84,6 @@ def draw_curves(cells: Sequence[Cell], path: Path) -> Path | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8)
     return save(figure, path)
-
-
-def first_line(cell: Cell) -> Line:
-    return cell.lines[min(cell.lines)]
 
 
 def draw_methods(cells: Sequence[Cell], path: Path) -> Path | None:

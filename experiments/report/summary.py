@@ -157,7 +157,7 @@ def claims(cells: Sequence[Cell], results: Mapping[str, Line]) -> list[str]:
 
 def about(cell: Cell) -> str:
     """A cell in words."""
-    line = cell.lines[min(cell.lines)]
+    line = cell.first_line
     model = f"{line['resolved']['teacher']['model']} → {line['student']['model']}"
     return ", ".join(filter(None, (cell.row.dataset, cell.row.setting, model, cell.protocol)))
 

@@ -43,6 +43,11 @@ class Cell:
         return len(self.values)
 
     @property
+    def first_line(self) -> Line:
+        """Of the lowest seed; the cell has to be filled."""
+        return self.lines[min(self.lines)]
+
+    @property
     def mean(self) -> float | None:
         return statistics.mean(self.values.values()) if self.values else None
 

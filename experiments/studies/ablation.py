@@ -25,6 +25,7 @@ from atkd_jax.training.loop import train_students
 from configs import few_images
 from experiments import arguments
 from experiments.queue.jobs import PUBLISHED_WEIGHTS
+from experiments.queue.worker import published_weights
 from experiments.results.statistics import paired
 
 HELD_OUT, IMAGES, STEPS = 5000, 5000, 781
@@ -99,7 +100,8 @@ def config_of(name: str, seed: int, images: Path, weights: Path) -> ConfigDict:
     config.data.name, config.seed, config.data.subset.seed = f"npz:{images}", seed, seed
     if fields is not None:
         config.terms.self_attention.update(fields)
-    config.teacher.weights = str(weights / PUBLISHED_WEIGHTS["cifar10", config.teacher.model][0])
+    file, _ = PUBLISHED_WEIGHTS["cifar10", config.teacher.model]
+    config.teacher.weights = str(published_weights(file, weights))
     config.test_every_epochs = config.checkpoint.every_epochs = config.epochs
     return config
 

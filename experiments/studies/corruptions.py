@@ -31,7 +31,7 @@ from experiments import arguments
 from experiments.queue import jobs
 from experiments.report.figures import COLOURS, save
 from experiments.results import store
-from experiments.tables.rows import FEW_METHODS
+from experiments.tables.rows import FEW_METHODS, Row
 
 HERE = Path(__file__).parent
 TESTED = 2000
@@ -106,7 +106,7 @@ def pixelate(image: np.ndarray, share: float) -> np.ndarray:
 
 
 def about(line: dict[str, Any]) -> dict[str, Any]:
-    options = dict(item.split("=") for item in line["config"].partition(":")[2].split(","))
+    options = Row(line["config"]).options
     return {
         "method": options["method"],
         "images": int(options["images"]),

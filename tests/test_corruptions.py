@@ -1,11 +1,13 @@
 """Corrupted images are what their names say, the more the stronger."""
 
 import colorsys
+import json
 
 import numpy as np
 import pytest
+from result_lines import KD, line, write
 
-from experiments.studies import corruptions
+from experiments.studies import corruptions, students
 from experiments.studies.corruptions import STRENGTHS, corrupt
 
 SMOOTH = np.linspace(20, 200, 32)[None, :, None, None] + np.linspace(-20, 20, 32)[:, None]
@@ -65,3 +67,16 @@ def test_residuals_are_what_clean_accuracy_does_not_explain():
     found = corruptions.residuals(rows)
     np.testing.assert_allclose(found["kd"], -1)
     np.testing.assert_allclose(found["atkd"], 1)
+
+
+def test_finished_students_are_those_of_the_table_that_are_there(tmp_path):
+    lines = [line(f"few_images:method=kd,images={n},steps=781", 2, 50.0) for n in (500, 2500)]
+    write(tmp_path / "results", *lines, line(KD, 0, 98.0))
+    for one in (lines[0], line(KD, 0, 98.0)):
+        (tmp_path / one["hash"] / "export").mkdir(parents=True)
+    [(found, folder)] = students.finished(tmp_path, tmp_path / "results")
+    assert folder == tmp_path / lines[0]["hash"]
+    row = {"method": "kd", "images": 500, "steps": 781, "seed": 2}
+    assert students.about(found) == row
+    students.write(tmp_path / "new" / "rows.json", [row, row])
+    assert json.loads((tmp_path / "new" / "rows.json").read_text()) == [row, row]

@@ -11,7 +11,6 @@ make_cifar_c.py). Writes studies/corruptions.json and figures/study-corruptions.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,8 @@ from experiments import arguments
 from experiments.queue import jobs
 from experiments.report.figures import COLOURS, save
 from experiments.results import store
-from experiments.tables.rows import FEW_METHODS, Row
+from experiments.studies.students import about, finished, write
+from experiments.tables.rows import FEW_METHODS
 
 HERE = Path(__file__).parent
 TESTED = 2000
@@ -58,17 +58,14 @@ def main() -> None:
         for kind, strengths in STRENGTHS.items()
         for i, strength in enumerate(strengths)
     }
-    results, _ = store.read(args.results)
     rows = []
-    for name, line in results.items():
-        folder = args.workdir / name / "export"
-        if line["config"].startswith("few_images:") and folder.exists():
-            row = about(line) | {"top1": top1(line, folder, source.info, sets, label)}
-            rows.append(row)
-            print(f"{row['method']}, {row['images']} images, {row['steps']} steps: {means(row)}")
+    for line, folder in finished(args.workdir, args.results):
+        numbers = top1(line, folder / "export", source.info, sets, label)
+        rows.append(about(line) | {"top1": numbers})
+        row = rows[-1]
+        print(f"{row['method']}, {row['images']} images, {row['steps']} steps: {means(row)}")
     path = args.out / "studies" / "corruptions.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    write(path, rows)
     print(f"{path}, {draw(rows, args.out / 'figures' / 'study-corruptions.svg')}")
 
 
@@ -103,16 +100,6 @@ def pixelate(image: np.ndarray, share: float) -> np.ndarray:
     height, width = image.shape[:2]
     small = Image.fromarray(image).resize((int(width * share), int(height * share)), Image.BOX)
     return np.asarray(small.resize((width, height), Image.BOX))
-
-
-def about(line: dict[str, Any]) -> dict[str, Any]:
-    options = Row(line["config"]).options
-    return {
-        "method": options["method"],
-        "images": int(options["images"]),
-        "steps": int(options["steps"]),
-        "seed": line["seed"],
-    }
 
 
 def top1(line, folder: Path, info, sets: dict[str, np.ndarray], label: np.ndarray) -> dict:

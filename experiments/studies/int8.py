@@ -21,7 +21,7 @@ from atkd_jax.export.__main__ import export
 from atkd_jax.runtime.preemption import stop_signal
 from experiments import arguments
 from experiments.results import store
-from experiments.studies.corruptions import about
+from experiments.studies.students import about, finished, write
 from experiments.tables.rows import FEW_METHODS
 
 FORMATS = ("tflite", "tflite_int8")
@@ -39,14 +39,11 @@ def main() -> None:
     path = args.out / "int8.json"
     rows = json.loads(path.read_text()) if path.exists() else []
     known = {row["hash"] for row in rows}
-    for name, line in store.read(args.results)[0].items():
-        folder = args.workdir / name
-        if not line["config"].startswith("few_images:") or not (folder / "export").exists():
-            continue
-        if name not in known and about(line)["method"] in args.methods:
-            rows.append({"hash": name} | about(line) | measure(folder))
-            args.out.mkdir(parents=True, exist_ok=True)
-            path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    for line, folder in finished(args.workdir, args.results):
+        student = about(line)
+        if line["hash"] not in known and student["method"] in args.methods:
+            rows.append({"hash": line["hash"]} | student | measure(folder))
+            write(path, rows)
     for method in args.methods:
         if own := [row for row in rows if row["method"] == method]:
             print(text_of(method, own))

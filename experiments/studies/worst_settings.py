@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from atkd_jax.training.loop import train_and_evaluate, train_students
 from configs import digits
 from experiments import arguments
 from experiments.results.statistics import paired
+from experiments.studies.students import write
 
 METHODS = ("kd", "atkd")
 Setting = dict[str, Any]
@@ -53,8 +53,7 @@ def main() -> None:
     for row in found:
         print(text_of(row))
     path = args.out / "worst_settings.json"
-    args.out.mkdir(parents=True, exist_ok=True)
-    path.write_text("[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n")
+    write(path, found)
     print(path)
 
 

@@ -1,0 +1,37 @@
+"""What studies of finished students share: which students there are, and a file of rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.results import store
+from experiments.results.schema import Line
+from experiments.tables.rows import Row
+
+
+def finished(workdir: Path, results: Path) -> Iterator[tuple[Line, Path]]:
+    """(result line, folder) of the students of `--table=few_images` that are in `workdir`."""
+    for name, line in store.read(results)[0].items():
+        folder = workdir / name
+        if Row(line["config"]).dataset == "few_images" and (folder / "export").exists():
+            yield line, folder
+
+
+def about(line: Line) -> dict[str, Any]:
+    """Which student it is."""
+    options = Row(line["config"]).options
+    return {
+        "method": options["method"],
+        "images": int(options["images"]),
+        "steps": int(options["steps"]),
+        "seed": line["seed"],
+    }
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes rows as JSON, one a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")

@@ -31,6 +31,9 @@ def test_quick_is_one_cycle_and_shrinks_warm_ups():
     longer = jobs.resolve("cifar100:method=dkd,pair=r56_r20", protocol="longer")
     assert (longer.config.epochs, longer.teacher.config.epochs) == (90, 90)
     assert longer.config.terms.dkd.warmup_epochs == 20 * 90 / 240
+    brief = jobs.resolve("cifar100:method=dkd,pair=r56_r20", protocol="brief")
+    assert (brief.config.batch_size, brief.config.optimizer.lr) == (256, 0.2)
+    assert {brief.config.epochs, brief.teacher.config.epochs} == {12}
     paper = jobs.resolve("cifar100:method=dkd,pair=r56_r20")
     assert (paper.config.epochs, paper.config.schedule.name) == (240, "step")
     assert paper.config.terms.dkd.warmup_epochs == 20

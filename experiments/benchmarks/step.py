@@ -111,7 +111,7 @@ def row(name: str, peak: float, seconds: float, dtype: str, torch: bool) -> str:
     contenders = {"step": lambda: jax_step.steps(per_call), "one": lambda: jax_step.steps(1)}
     contenders |= {"teacher": jax_step.teacher}
     if torch:
-        torch_step = jax_step.in_torch()
+        torch_step = jax_step.in_torch(dtype)
         contenders |= {"torch": torch_step.step, "torch teacher": torch_step.forward_teacher}
     times, cpu = take_turns(contenders, seconds)
     for kind in (times, cpu):
@@ -234,11 +234,12 @@ class JaxStep:
     def teacher(self) -> None:
         jax.block_until_ready(self._teacher(self.weights))
 
-    def in_torch(self) -> TorchStep:
+    def in_torch(self, dtype: str = "float32") -> TorchStep:
         """The same step in PyTorch, with the same numbers of parameters."""
         from experiments.benchmarks.torch_baseline import TorchStep
 
-        torch_step = TorchStep(*self.names, self.classes, self.batch.image, self.batch.label)
+        arrays = self.batch.image, self.batch.label
+        torch_step = TorchStep(*self.names, self.classes, *arrays, dtype=dtype)
         params = count_params(self.weights), count_params(self.state.params["student"])
         if params != (torch_step.teacher_params, torch_step.params):
             raise RuntimeError(f"{self.names} have other parameters in PyTorch than {params}")

@@ -217,7 +217,8 @@ class JaxStep:
 
         self.multi_step = lowered().compile()
         with portable():  # XLA does not see into native convolutions; it counts a loop once
-            self.flops = lowered().cost_analysis()["flops"]
+            counted = lowered().cost_analysis()
+        self.flops = (counted or self.multi_step.cost_analysis())["flops"]  # none on a GPU
         prepared = jax.tree.map(jnp.asarray, image.astype(np.float32) / 255)
         self._teacher = jax.jit(
             lambda w: teacher.infer(w, prepared).logits, compiler_options=parallel.options

@@ -1,7 +1,7 @@
 """Presets: the weight of the hard labels and of every term, as published.
 
-    METHODS[name] = {ce_weight, terms: {method: {weight, warmup_epochs, fields that differ from the
-    method's own defaults}}}
+    METHODS[name] = {ce_weight, terms: {method: {weight, warmup_epochs or warmup_steps, fields that
+    differ from the method's own defaults}}}
 
 CIFAR weights are those of RepDistiller's run_cifar_distill.sh (github HobbitLong/RepDistiller)
 unless a line says otherwise; `gamma` there is `ce_weight` here, `alpha` the weight of kd, `beta`

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -25,7 +26,8 @@ TAKEN = {
         " data.augment.brightness data.mix.probability teacher.epochs teacher.expect_top1"
         " label_smoothing optimizer.reference_batch optimizer.momentum optimizer.rms_decay ema"
         " steps_per_dispatch checkpoint.every_steps terms.crd.momentum terms.rtk.ema"
-        " terms.rtk.top_k terms.rtk.select_warmup",
+        " terms.rtk.top_k terms.rtk.select_warmup "
+        + " ".join(f"terms.{name}.warmup_steps" for name in methods.METHODS),
     ),
     "a number from 0 that float32 holds": (
         (0, 2**31, 2**40),
@@ -69,7 +71,7 @@ def everything() -> dict:
         image_size=32, crop_ratio=0.875, extra=False, train="train", test="test"
     )
     config["terms"] = {
-        name: dict(weight=1.0, warmup_epochs=0.0) | settings.defaults(kind).to_dict()
+        name: dict(weight=1.0, warmup_epochs=0.0, warmup_steps=0) | settings.defaults(kind).to_dict()
         for name, kind in methods.METHODS.items()
     }
     return config
@@ -247,6 +249,15 @@ def test_a_learning_rate_that_never_decays_is_told():
     assert line.startswith("schedule.milestones is empty: the learning rate never decays; set some")
     assert not warnings(cifar10.get_config("method=kd"), epochs=211)
     assert not warnings(cifar10.get_config("method=kd"), epochs=3, schedule__name="cosine")
+
+
+@pytest.mark.parametrize("epochs, steps, total", [(2.0, 0, 20), (2.0, 50, 50), (0.0, 50, 50)])
+def test_the_longer_warm_up_of_a_weight_counts(epochs, steps, total):
+    config = digits.get_config("method=kd")
+    config.terms.kd.update(warmup_epochs=epochs, warmup_steps=steps)
+    weight = from_config.objective(config, steps_per_epoch=10).terms["kd"].weight_at
+    at = [0, total // 2, total, 2 * total]
+    np.testing.assert_allclose([weight(step) for step in at], [0, 0.45, 0.9, 0.9], rtol=1e-6)
 
 
 def test_a_warm_up_that_never_ends_is_told():

@@ -62,14 +62,15 @@ def network(
 def objective(config: ConfigDict, steps_per_epoch: int) -> Objective:
     """CE and the configured terms.
 
-    Each entry of `config.terms` is {weight, warmup_epochs (optional), fields of the method}.
+    Each entry of `config.terms` is {weight, warmup_epochs and warmup_steps (optional, the longer of
+    which counts), fields of the method}.
     """
     terms = {}
     for name, fields in config.terms.items():
         fields = fields.to_dict()
         weight = fields.pop("weight")
         warmup = round(fields.pop("warmup_epochs", 0) * steps_per_epoch)
-        if warmup:
+        if warmup := max(warmup, fields.pop("warmup_steps", 0)):
             weight = optax.linear_schedule(0.0, weight, warmup)
         terms[name] = Term(weight, methods.create(name, **fields))
     return Objective(config.ce_weight, terms, config.label_smoothing)

@@ -12,7 +12,9 @@ steps, from zero; mdistiller's goes up once an epoch, from 1 / epochs in the fir
 from atkd_jax import methods
 
 KD = dict(weight=0.9)
-# Of self_attention: the map and the error of the poster.
+# Of self_attention. Without the warm-up, twenty steps of attention keep a student at chance.
+ATTENTION = dict(weight=3.0, warmup_steps=100)
+# The map and the error of the poster.
 POSTER = dict(scale=10.0, center=False, relative=False, balance=False)
 
 
@@ -55,7 +57,7 @@ METHODS = {
     "nst_kd": dict(ce_weight=0.1, terms=dict(kd=KD, nst=dict(weight=50.0))),
     # AT-KD with the attention term of atkd_jax/methods/self_attention.py. Its weight was chosen on
     # 5,000 validation images of CIFAR-10, ResNet-20 -> ResNet-8 (docs/atkd.md).
-    "atkd": dict(ce_weight=0.1, terms=dict(kd=KD, self_attention=dict(weight=2.0))),
+    "atkd": dict(ce_weight=0.1, terms=dict(kd=KD, self_attention=ATTENTION)),
     # The formula of the project's poster to the letter: alpha KL + beta MSE, no hard labels. It
     # gives no weights: KD's, and an attention term about as large after the first epoch (KL 11.5,
     # attention 0.23 for the same pair).
@@ -87,7 +89,7 @@ IMAGENET = {
     # Maps of 14x14 positions; the weights are CIFAR's, not measured on ImageNet.
     "atkd": dict(
         ce_weight=0.5,
-        terms=dict(kd=KD_T1, self_attention=dict(weight=2.0, max_size=14)),
+        terms=dict(kd=KD_T1, self_attention=ATTENTION | dict(max_size=14)),
     ),
     "atkd_poster": dict(
         ce_weight=0.0,

@@ -39,7 +39,7 @@ def work_of(config: ConfigDict) -> tuple[float, int]:
 
 def not_run(tables: Mapping[str, Table], filled: Filled, results: Mapping[str, Line]) -> Grid:
     """Tables without a result, the data sets they lack, and what one of their jobs costs."""
-    speed = best_speed(results)
+    speed = max(map(speed_of, results.values()), default=0.0)
     rows = []
     for name, protocols in filled.items():
         cells = [cell for cells in protocols.values() for cell in cells]
@@ -60,15 +60,12 @@ def not_run(tables: Mapping[str, Table], filled: Filled, results: Mapping[str, L
     return Grid(header, rows, [HOURS])
 
 
-def best_speed(results: Mapping[str, Line]) -> float:
-    """Multiply-adds per second of the fastest job that distilled; 0 if none did."""
-    speeds = [
-        (3 * line["student"]["macs"] + line["teacher"]["macs"] / line["company"])
-        * line["images_per_second"]
-        for line in results.values()
-        if line["teacher"]
-    ]
-    return max(speeds, default=0.0)
+def speed_of(line: Line) -> float:
+    """Multiply-adds per second; 0 for a training without a teacher."""
+    if not line["teacher"]:
+        return 0.0
+    work = 3 * line["student"]["macs"] + line["teacher"]["macs"] / line["company"]
+    return work * line["images_per_second"]
 
 
 def forecasts(filled: Filled) -> list[str]:
@@ -169,11 +166,11 @@ def without_results(
     missing = not_run(tables, filled, results)
     if not missing.rows:
         return []
-    machines = sorted({machine(line) for line in results.values()})
+    fastest = max(results.values(), key=speed_of, default=None)
     text = (
-        "What they lack: data, or hours on the machine that made all results here,"
-        f" {'; '.join(machines) or 'none yet'}. The hours are an estimate: the multiply-adds of one"
-        " training, at the rate of the fastest run in the results."
+        "What they lack: data, or hours on the machine of the fastest run in these results,"
+        f" {machine(fastest) if fastest else 'none yet'}. The hours are an estimate: the"
+        " multiply-adds of one training, at the rate of that run."
     )
     return [Heading("Tables without results"), Text(text), missing]
 

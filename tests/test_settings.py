@@ -71,7 +71,8 @@ def everything() -> dict:
         image_size=32, crop_ratio=0.875, extra=False, train="train", test="test"
     )
     config["terms"] = {
-        name: dict(weight=1.0, warmup_epochs=0.0, warmup_steps=0) | settings.defaults(kind).to_dict()
+        name: dict(weight=1.0, warmup_epochs=0.0, warmup_steps=0)
+        | settings.defaults(kind).to_dict()
         for name, kind in methods.METHODS.items()
     }
     return config

@@ -12,7 +12,7 @@ Protocols:
          ImageNet: 18 epochs; all others: 30 epochs; both in bfloat16, for one accelerator.
   longer quick with three times the epochs, to check whether quick keeps the order of the methods.
          REPORT.md has the rank correlations: between seeds, with longer, with RTK's Table 1.
-  brief  as quick, in 12 epochs of batches of 256, the rate doubled once more: the ResNet-50 pairs in
+  brief  as quick, in 12 epochs of batches of 256, the rate doubled once more: ResNet-50 pairs in
          minutes of an accelerator that batches of 64 leave idle.
   One-cycle configurations (digits, few_images) are short already; all protocols leave them
   unchanged.

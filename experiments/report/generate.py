@@ -72,7 +72,7 @@ def make(args: argparse.Namespace) -> None:
         problems += wrong
     blocks = [
         Heading(TITLE, 1),
-        *summarize(filled, results),
+        *summarize(filled, results, args.out / "studies"),
         Contents(),
         *blocks,
         *without_results(TABLES, filled, results),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -12,10 +13,11 @@ from atkd_jax.errors import UserError
 from atkd_jax.models.size import count_macs
 from atkd_jax.training import from_config
 from experiments.queue import jobs
+from experiments.report.claims import claims
 from experiments.report.document import Block, Grid, Heading, Items, Text
 from experiments.results.measure import prepared
 from experiments.results.schema import Line
-from experiments.results.statistics import Cell, against_kd, rank_correlation
+from experiments.results.statistics import Cell, rank_correlation
 from experiments.tables.rows import Table
 
 HOURS = "hours a seed, estimated"
@@ -93,15 +95,18 @@ def machine(line: Line) -> str:
     return f"{it['devices']} x {it['device']} ({it['cpus']} CPU cores)"
 
 
-def summarize(filled: Filled, results: Mapping[str, Line]) -> list[Block]:
-    """What was found, what agrees with the papers, and what does not."""
+def summarize(filled: Filled, results: Mapping[str, Line], studies: Path) -> list[Block]:
+    """What was found of the slides' claims, and what agrees with the papers and what does not."""
     cells = [c for protocols in filled.values() for some in protocols.values() for c in some]
     by_verdict: dict[str, list[str]] = {}
     for cell in cells:
         if cell.difference is not None:
             about = f"{cell.row.method} {cell.row.pair} {cell.row.dataset} {cell.difference:+.2f}"
             by_verdict.setdefault(cell.verdict, []).append(about)
-    blocks: list[Block] = [Text(" ".join(claims(cells, results)))]
+    blocks: list[Block] = [
+        Text("What the slides of this project expect of AT-KD, and what was found:"),
+        Items([f"**{claim}.** {found}" for claim, found in claims(cells, results, studies)]),
+    ]
     if not by_verdict:
         blocks.append(
             Text(
@@ -126,37 +131,6 @@ def summarize(filled: Filled, results: Mapping[str, Line]) -> list[Block]:
     )
     blocks.append(Items(forecasts(filled)))
     return [b for b in blocks if not isinstance(b, Items) or b.items]
-
-
-def claims(cells: Sequence[Cell], results: Mapping[str, Line]) -> list[str]:
-    """The slides' claim about accuracy, held against everything that was measured."""
-    gaps = [
-        (gap, cell)
-        for cell in cells
-        if cell.row.method == "atkd" and cell.row.metric == "top1"
-        if (gap := against_kd(cell, results))
-    ]
-    if not gaps:
-        return ["AT-KD has not been compared with KD yet."]
-    sure = [(gap, cell) for gap, cell in gaps if gap.half is not None]
-    better = [gap for gap, _ in sure if gap.mean > gap.half]
-    worse = [gap for gap, _ in sure if gap.mean < -gap.half]
-    low, high = (choose(gaps, key=lambda pair: pair[0].mean) for choose in (min, max))
-    return [
-        "The slides of this project expect AT-KD 2 to 5 points above KD.",
-        f"Of {len(gaps)} settings measured here, {len(sure)} of them with several seeds, it is"
-        f" reliably better in {len(better)} and reliably worse in {len(worse)}"
-        " (95 % confidence).",
-        f"The largest gain is {high[0]} ({about(high[1])}), the smallest {low[0]}"
-        f" ({about(low[1])}).",
-    ]
-
-
-def about(cell: Cell) -> str:
-    """A cell in words."""
-    line = cell.first_line
-    model = f"{line['resolved']['teacher']['model']} → {line['student']['model']}"
-    return ", ".join(filter(None, (cell.row.dataset, cell.row.setting, model, cell.protocol)))
 
 
 def without_results(

@@ -11,7 +11,7 @@ make_cifar_c.py). Writes studies/corruptions.json and figures/study-corruptions.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +125,12 @@ def corrupted(row: dict[str, Any]) -> float:
     return float(np.mean([value for name, value in row["top1"].items() if name != "clean"]))
 
 
-def residuals(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """By method: corrupted accuracy above what the clean one predicts, by a line through all."""
-    x, y = [row["top1"]["clean"] for row in rows], [corrupted(row) for row in rows]
+def residuals(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """Corrupted accuracy above what the clean one predicts, by a line through all students."""
+    x = np.array([row["top1"]["clean"] for row in rows])
+    y = np.array([corrupted(row) for row in rows])
     slope, offset = np.polyfit(x, y, 1)
-    found: dict[str, list[float]] = {}
-    for row, clean, value in zip(rows, x, y, strict=True):
-        found.setdefault(row["method"], []).append(float(value - slope * clean - offset))
-    return found
+    return list(map(float, y - slope * x - offset))
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> Path:

@@ -11,7 +11,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from experiments.results.schema import Line
 from experiments.results.statistics import Cell, Paired, against_kd, paired
@@ -68,10 +68,10 @@ def about(cell: Cell) -> str:
 
 def generalisation(rows: Rows) -> str:
     """Accuracy on corrupted images, as it is and beyond what accuracy on clean ones predicts."""
-    if not {"kd", "atkd"} <= {row["method"] for row in rows}:
+    more = gap(rows, [corrupted(row) for row in rows])
+    if more is None:
         return "Not measured yet (`python -m experiments.studies.corruptions`)."
-    top1 = by_method(rows, [corrupted(row) for row in rows])
-    more, most = (gap(numbers) for numbers in (top1, by_method(rows, residuals(rows))))
+    most = cast(Paired, gap(rows, residuals(rows)))
     if most.half is None or abs(most.mean) <= most.half:
         verdict = "so that it generalises as its accuracy lets expect, no better"
     else:
@@ -82,20 +82,13 @@ def generalisation(rows: Rows) -> str:
     )
 
 
-def by_method(rows: Rows, numbers: Sequence[float]) -> dict[str, dict[tuple, float]]:
-    """method -> (images, steps, seed) -> number."""
-    found: dict[str, dict[tuple, float]] = {}
+def gap(rows: Rows, numbers: Sequence[float]) -> Paired | None:
+    """AT-KD - KD over the students that differ in nothing else; None if there are none."""
+    found: dict[str, dict[tuple, float]] = {"atkd": {}, "kd": {}}
     for row, number in zip(rows, numbers, strict=True):
         key = row["images"], row["steps"], row["seed"]
         found.setdefault(row["method"], {})[key] = number
-    return found
-
-
-def gap(numbers: Mapping[str, Mapping[tuple, float]]) -> Paired:
-    """AT-KD - KD over the students that differ in nothing else."""
-    found = paired(numbers["atkd"], numbers["kd"])
-    assert found is not None
-    return found
+    return paired(found["atkd"], found["kd"])
 
 
 def size(rows: Rows) -> str:

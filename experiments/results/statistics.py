@@ -11,6 +11,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from scipy import stats
 
@@ -95,8 +96,11 @@ class Paired:
         return f"{self.mean:+.2f}" + ("" if self.half is None else f" ± {self.half:.2f}")
 
 
-def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | None:
-    """ours - theirs by seed, with the interval of Student's t; None without common seeds."""
+def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> Paired | None:
+    """ours - theirs by seed, or by what else they share, with the interval of Student's t.
+
+    None if nothing is shared.
+    """
     both = sorted(ours.keys() & theirs.keys())
     if not both:
         return None

@@ -29,9 +29,9 @@ from experiments.queue.worker import published_weights
 from experiments.results.statistics import paired
 
 HELD_OUT, IMAGES, STEPS = 5000, 5000, 781
-POSTER = dict(center=False, relative=False, balance=False, scale=10.0)
-FIXED = dict(balance=False, weight=100.0)
-# What differs from the defaults of the method, and the weight; None: KD alone.
+POSTER = dict(center=False, relative=False, balance=False, scale=10.0, warmup_steps=0)
+FIXED = dict(balance=False, weight=100.0, warmup_steps=0)
+# What differs from AT-KD's term; None: KD alone.
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "KD": None,
     "the poster's map and error, weight 50": POSTER | dict(weight=50.0),
@@ -40,11 +40,12 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "relative error, scale 1": FIXED | dict(center=False),
     "relative error, centred": FIXED | dict(scale=10.0),
     "relative error, centred, scale 1": FIXED,
-    "AT-KD: the same, balanced, weight 2": dict(weight=2.0),
-    "AT-KD, weight 0.5": dict(weight=0.5),
+    "the same, balanced, weight 3": dict(warmup_steps=0),
+    "AT-KD: the same, after a warm-up": {},
+    "AT-KD, weight 1": dict(weight=1.0),
     "AT-KD, weight 10": dict(weight=10.0),
-    "AT-KD, one head": dict(weight=2.0, heads=1),
-    "AT-KD, last stage only": dict(weight=2.0, taps=("stage3",)),
+    "AT-KD, one head": dict(heads=1),
+    "AT-KD, last stage only": dict(taps=("stage3",)),
 }
 
 

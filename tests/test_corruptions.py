@@ -69,8 +69,9 @@ def test_residuals_are_what_clean_accuracy_does_not_explain():
 
 def test_finished_students_are_those_of_the_table_that_are_there(tmp_path):
     lines = [line(f"few_images:method=kd,images={n},steps=781", 2, 50.0) for n in (500, 2500)]
-    write(tmp_path / "results", *lines, line(KD, 0, 98.0))
-    for one in (lines[0], line(KD, 0, 98.0)):
+    others = line(KD, 0, 98.0), line("few_images:method=none,data=cifar100,images=500", 2, 50.0)
+    write(tmp_path / "results", *lines, *others)
+    for one in (lines[0], *others):
         (tmp_path / one["hash"] / "export").mkdir(parents=True)
     [(found, folder)] = students.finished(tmp_path, tmp_path / "results")
     assert folder == tmp_path / lines[0]["hash"]

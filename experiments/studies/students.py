@@ -16,7 +16,9 @@ def finished(workdir: Path, results: Path) -> Iterator[tuple[Line, Path]]:
     """(result line, folder) of the students of `--table=few_images` that are in `workdir`."""
     for name, line in store.read(results)[0].items():
         folder = workdir / name
-        if Row(line["config"]).dataset == "few_images" and (folder / "export").exists():
+        row = Row(line["config"])
+        of_table = row.dataset == "few_images" and "data" not in row.options
+        if of_table and (folder / "export").exists():
             yield line, folder
 
 

@@ -1,7 +1,6 @@
 """Corrupted images are what their names say, the more the stronger."""
 
 import colorsys
-import json
 
 import numpy as np
 import pytest
@@ -75,7 +74,8 @@ def test_finished_students_are_those_of_the_table_that_are_there(tmp_path):
         (tmp_path / one["hash"] / "export").mkdir(parents=True)
     [(found, folder)] = students.finished(tmp_path, tmp_path / "results")
     assert folder == tmp_path / lines[0]["hash"]
-    row = {"method": "kd", "images": 500, "steps": 781, "seed": 2}
+    row = {"hash": lines[0]["hash"], "method": "kd", "images": 500, "steps": 781, "seed": 2}
     assert students.about(found) == row
     students.write(tmp_path / "new" / "rows.json", [row, row])
-    assert json.loads((tmp_path / "new" / "rows.json").read_text()) == [row, row]
+    assert students.read(tmp_path / "new" / "rows.json") == [row, row]
+    assert students.read(tmp_path / "old.json") == []

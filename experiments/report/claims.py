@@ -7,7 +7,6 @@ studies/int8.json, where these exist.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, cast
 from experiments.results.schema import Line
 from experiments.results.statistics import Cell, Paired, against_kd, paired
 from experiments.studies.corruptions import corrupted, residuals
+from experiments.studies.students import read
 
 Rows = Sequence[dict[str, Any]]  # of a study, one per student
 
@@ -26,15 +26,12 @@ def claims(
     """(claim, what was found) for each."""
     return [
         ("2 to 5 points above KD", accuracy(cells, results)),
-        ("Better on images unlike those trained on", generalisation(read(studies, "corruptions"))),
-        ("Small", size(read(studies, "int8"))),
+        (
+            "Better on images unlike those trained on",
+            generalisation(read(studies / "corruptions.json")),
+        ),
+        ("Small", size(read(studies / "int8.json"))),
     ]
-
-
-def read(folder: Path, name: str) -> Rows:
-    """The rows of a study; none if it was not run."""
-    path = folder / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else []
 
 
 def accuracy(cells: Sequence[Cell], results: Mapping[str, Line]) -> str:

@@ -5,7 +5,8 @@
 Takes the students of `--table=few_images` that queue.launch left in WORKDIR, and tests each on the
 first 2,000 test images under six corruptions at five strengths, after Hendrycks & Dietterich 2019
 (arXiv 1903.12261); strengths are those of CIFAR-10-C (github hendrycks/robustness,
-make_cifar_c.py). Writes studies/corruptions.json and figures/study-corruptions.svg.
+make_cifar_c.py). Writes studies/corruptions.json and figures/study-corruptions.svg. The same
+command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from experiments import arguments
 from experiments.queue import jobs
 from experiments.report.figures import COLOURS, save
 from experiments.results import store
-from experiments.studies.students import about, finished, write
+from experiments.studies.students import about, finished, read, write
 from experiments.tables.rows import FEW_METHODS
 
 HERE = Path(__file__).parent
@@ -58,14 +59,15 @@ def main() -> None:
         for kind, strengths in STRENGTHS.items()
         for i, strength in enumerate(strengths)
     }
-    rows = []
-    for line, folder in finished(args.workdir, args.results):
-        numbers = top1(line, folder / "export", source.info, sets, label)
-        rows.append(about(line) | {"top1": numbers})
-        row = rows[-1]
-        print(f"{row['method']}, {row['images']} images, {row['steps']} steps: {means(row)}")
     path = args.out / "studies" / "corruptions.json"
-    write(path, rows)
+    rows = read(path)
+    known = {row["hash"] for row in rows}
+    for line, folder in finished(args.workdir, args.results):
+        if line["hash"] not in known:
+            row = about(line) | {"top1": top1(line, folder / "export", source.info, sets, label)}
+            rows.append(row)
+            write(path, rows)
+            print(f"{row['method']}, {row['images']} images, {row['steps']} steps: {means(row)}")
     print(f"{path}, {draw(rows, args.out / 'figures' / 'study-corruptions.svg')}")
 
 

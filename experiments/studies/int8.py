@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from atkd_jax.export.__main__ import export
 from atkd_jax.runtime.preemption import stop_signal
 from experiments import arguments
 from experiments.results import store
-from experiments.studies.students import about, finished, write
+from experiments.studies.students import about, finished, read, write
 from experiments.tables.rows import FEW_METHODS
 
 FORMATS = ("tflite", "tflite_int8")
@@ -37,12 +36,12 @@ def main() -> None:
     parser.add_argument("--out", type=arguments.writable, default=Path(__file__).parent)
     args = parser.parse_args()
     path = args.out / "int8.json"
-    rows = json.loads(path.read_text()) if path.exists() else []
+    rows = read(path)
     known = {row["hash"] for row in rows}
     for line, folder in finished(args.workdir, args.results):
         student = about(line)
         if line["hash"] not in known and student["method"] in args.methods:
-            rows.append({"hash": line["hash"]} | student | measure(folder))
+            rows.append(student | measure(folder))
             write(path, rows)
     for method in args.methods:
         if own := [row for row in rows if row["method"] == method]:

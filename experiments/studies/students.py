@@ -26,11 +26,17 @@ def about(line: Line) -> dict[str, Any]:
     """Which student it is."""
     options = Row(line["config"]).options
     return {
+        "hash": line["hash"],
         "method": options["method"],
         "images": int(options["images"]),
         "steps": int(options["steps"]),
         "seed": line["seed"],
     }
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows that `write` wrote; none if there is no such file."""
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:

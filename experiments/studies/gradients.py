@@ -72,7 +72,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     steps = tuple(one.step for one in setups)
     teacher = teachers.describe(lead, loader.info)
     variables = teachers.load(lead, teacher, loader.info, Path(lead.teacher.weights))
-    states = tuple(one.init_state(np.int32(0)) for one in setups)
+    states = tuple(parallel.init(one.init_state, np.int32(0)) for one in setups)
     take = setup.compile_steps(SharedTeacherStep(steps), parallel, loader.fetch)
     probes = [make_probe(step, variables) for step in steps]
     batch = Batch(loader.source.train.image[:PROBED], loader.source.train.label[:PROBED], None)

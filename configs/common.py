@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
             ),
             ce_weight=Objective.ce_weight,
             label_smoothing=Objective.label_smoothing,  # of the cross-entropy with the labels
-            terms=dict(),  # method or MODULE:NAME -> {weight, warmup_epochs, its own fields}
+            terms=dict(),  # method or MODULE:NAME -> {weight, warm-up, its own fields}
             batch_size=64,  # of all devices together
             accumulate=TrainStep.accumulate,  # micro-batches per step, to save memory
             epochs=240,

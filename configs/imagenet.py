@@ -4,8 +4,8 @@
       --config.teacher.weights=resnet50-0676ba61.pth
     python -m atkd_jax.main --config=configs/imagenet.py --config.dry_run=True   # the plan, no data
 
-NEVER RUN: no accelerator and no ImageNet were available. Checked: the step compiles for its shapes
-(dry run), and every part is tested on small data.
+NEVER RUN: no ImageNet was available. Checked: the step compiles for its shapes (dry run), and every
+part is tested on small data.
 
 The recipe is what MobileNetV2 is commonly trained with: cosine from 0.05 for a batch of 256 with
 weight decay 4e-5 (72 % alone after 150 epochs: github tonylins/pytorch-mobilenet-v2), 5 epochs of

@@ -12,7 +12,7 @@ steps, from zero; mdistiller's goes up once an epoch, from 1 / epochs in the fir
 from atkd_jax import methods
 
 KD = dict(weight=0.9)
-# Of self_attention. Without the warm-up, twenty steps of attention keep a student at chance.
+# Of self_attention. The warm-up is for runs of tens of steps (docs/atkd.md).
 ATTENTION = dict(weight=3.0, warmup_steps=100)
 # The map and the error of the poster.
 POSTER = dict(scale=10.0, center=False, relative=False, balance=False)
@@ -55,8 +55,8 @@ METHODS = {
     "at_kd": dict(ce_weight=0.1, terms=dict(kd=KD, at=dict(weight=1000.0))),
     "fitnet_kd": dict(ce_weight=0.1, terms=dict(kd=KD, fitnet=dict(weight=100.0))),
     "nst_kd": dict(ce_weight=0.1, terms=dict(kd=KD, nst=dict(weight=50.0))),
-    # AT-KD with the attention term of atkd_jax/methods/self_attention.py. Its weight was chosen on
-    # 5,000 validation images of CIFAR-10, ResNet-20 -> ResNet-8 (docs/atkd.md).
+    # AT-KD with the attention term of atkd_jax/methods/self_attention.py. docs/atkd.md says how its
+    # weight was chosen.
     "atkd": dict(ce_weight=0.1, terms=dict(kd=KD, self_attention=ATTENTION)),
     # The formula of the project's poster to the letter: alpha KL + beta MSE, no hard labels. It
     # gives no weights: KD's, and an attention term about as large after the first epoch (KL 11.5,

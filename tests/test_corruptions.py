@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from result_lines import KD, line, write
 
-from experiments.studies import corruptions, students
+from experiments.studies import students
 from experiments.studies.corruptions import STRENGTHS, corrupt
 
 SMOOTH = np.linspace(20, 200, 32)[None, :, None, None] + np.linspace(-20, 20, 32)[:, None]
@@ -57,15 +57,6 @@ def test_pixelation_has_no_detail_below_its_grid():
     np.testing.assert_array_equal(pixels[:, ::2, ::2], pixels[:, 1::2, 1::2])
 
 
-def test_residuals_are_what_clean_accuracy_does_not_explain():
-    rows = [
-        {"top1": {"clean": clean, "noise 1": clean / 2 + more}}
-        for more in (-1.0, 1.0)
-        for clean in (60.0, 70.0, 80.0)
-    ]
-    np.testing.assert_allclose(corruptions.residuals(rows), [-1, -1, -1, 1, 1, 1])
-
-
 def test_finished_students_are_those_of_the_table_that_are_there(tmp_path):
     lines = [line(f"few_images:method=kd,images={n},steps=781", 2, 50.0) for n in (500, 2500)]
     others = line(KD, 0, 98.0), line("few_images:method=none,data=cifar100,images=500", 2, 50.0)
@@ -77,5 +68,6 @@ def test_finished_students_are_those_of_the_table_that_are_there(tmp_path):
     row = {"hash": lines[0]["hash"], "method": "kd", "images": 500, "steps": 781, "seed": 2}
     assert students.about(found) == row
     students.write(tmp_path / "new" / "rows.json", [row, row])
-    assert students.read(tmp_path / "new" / "rows.json") == [row, row]
-    assert students.read(tmp_path / "old.json") == []
+    assert students.read(tmp_path / "new" / "rows.json", {row["hash"]}) == [row, row]
+    assert students.read(tmp_path / "new" / "rows.json", {"of a line that was removed"}) == []
+    assert students.read(tmp_path / "old.json", {row["hash"]}) == []

@@ -34,6 +34,9 @@ def test_quick_is_one_cycle_and_shrinks_warm_ups():
     brief = jobs.resolve("cifar100:method=dkd,pair=r56_r20", protocol="brief")
     assert (brief.config.batch_size, brief.config.optimizer.lr) == (256, 0.2)
     assert {brief.config.epochs, brief.teacher.config.epochs} == {12}
+    both = [jobs.resolve("imagenet:method=kd", protocol=p).config for p in ("quick", "brief")]
+    assert both[0].batch_size == both[1].batch_size == 1024
+    assert both[0].optimizer.lr == both[1].optimizer.lr
     paper = jobs.resolve("cifar100:method=dkd,pair=r56_r20")
     assert (paper.config.epochs, paper.config.schedule.name) == (240, "step")
     assert paper.config.terms.dkd.warmup_epochs == 20

@@ -62,8 +62,8 @@ def network(
 def objective(config: ConfigDict, steps_per_epoch: int) -> Objective:
     """CE and the configured terms.
 
-    Each entry of `config.terms` is {weight, warmup_epochs and warmup_steps (optional, the longer of
-    which counts), fields of the method}.
+    Each entry of `config.terms` is {weight, warmup_epochs and warmup_steps, fields of the method}.
+    Over the warm-up, the longer of the two, the weight rises linearly from 0; both are optional.
     """
     terms = {}
     for name, fields in config.terms.items():

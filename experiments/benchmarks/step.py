@@ -8,7 +8,8 @@ calls of as many steps as training takes (one of a stream), and in calls of 1 an
 turns, step by step, so that background load affects both equally. Min and median are printed; the
 ratio is of the medians. On a shared machine the ratio of CPU time (all threads) is more reliable:
 set OMP_WAIT_POLICY=passive, or PyTorch's threads burn CPU time while they wait for each other.
-FLOPs are XLA's count for the compiled step; the peak is a large matrix product of the same run.
+FLOPs are XLA's count for the step, on a GPU, where it has none, those of the networks, backward
+passes counted twice; the peak is a large matrix product of the same run.
 PyTorch is optional.
 
 Measured on two cores of an Intel Xeon (AVX-512) without other load, jax 0.10.2, PyTorch 2.13,
@@ -42,7 +43,7 @@ from atkd_jax import models
 from atkd_jax.command_line import Parser, entry_point, number
 from atkd_jax.methods import create
 from atkd_jax.models.network import Network
-from atkd_jax.models.size import count_params
+from atkd_jax.models.size import count_macs, count_params
 from atkd_jax.nn import native
 from atkd_jax.nn.platform import portable
 from atkd_jax.runtime.devices import Parallel
@@ -111,7 +112,7 @@ def row(name: str, peak: float, seconds: float, dtype: str, torch: bool) -> str:
     contenders = {"step": lambda: jax_step.steps(per_call), "one": lambda: jax_step.steps(1)}
     contenders |= {"teacher": jax_step.teacher}
     if torch:
-        torch_step = jax_step.in_torch(dtype)
+        torch_step = jax_step.in_torch()
         contenders |= {"torch": torch_step.step, "torch teacher": torch_step.forward_teacher}
     times, cpu = take_turns(contenders, seconds)
     for kind in (times, cpu):
@@ -181,7 +182,7 @@ class JaxStep:
         rng = np.random.RandomState(0)
         image = rng.randint(0, 256, (batch, size, size, 3)).astype(np.uint8)
         self.batch = Batch(image, np.arange(batch, dtype=np.int32) % classes, np.arange(batch))
-        self.classes = classes
+        self.classes, self.dtype = classes, dtype
         info = DataInfo(
             "random", image.shape[1:], tuple(map(str, range(classes))), batch, batch, *STATS
         )
@@ -218,7 +219,10 @@ class JaxStep:
         self.multi_step = lowered().compile()
         with portable():  # XLA does not see into native convolutions; it counts a loop once
             counted = lowered().cost_analysis()
-        self.flops = (counted or self.multi_step.cost_analysis())["flops"]  # none on a GPU
+        if counted is None:  # on a GPU
+            t, s = (count_macs(net.module, image.shape[1:]) for net in (teacher, student))
+            counted = {"flops": 2 * batch * (t + 3 * s * students)}
+        self.flops = counted["flops"]
         prepared = jax.tree.map(jnp.asarray, image.astype(np.float32) / 255)
         self._teacher = jax.jit(
             lambda w: teacher.infer(w, prepared).logits, compiler_options=parallel.options
@@ -235,12 +239,12 @@ class JaxStep:
     def teacher(self) -> None:
         jax.block_until_ready(self._teacher(self.weights))
 
-    def in_torch(self, dtype: str = "float32") -> TorchStep:
+    def in_torch(self) -> TorchStep:
         """The same step in PyTorch, with the same numbers of parameters."""
         from experiments.benchmarks.torch_baseline import TorchStep
 
         arrays = self.batch.image, self.batch.label
-        torch_step = TorchStep(*self.names, self.classes, *arrays, dtype=dtype)
+        torch_step = TorchStep(*self.names, self.classes, *arrays, self.dtype)
         params = count_params(self.weights), count_params(self.state.params["student"])
         if params != (torch_step.teacher_params, torch_step.params):
             raise RuntimeError(f"{self.names} have other parameters in PyTorch than {params}")

@@ -128,7 +128,7 @@ class TorchStep:
         classes: int,
         image: np.ndarray,
         label: np.ndarray,
-        dtype: str = "float32",
+        dtype: str,
     ):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.backends.cudnn.benchmark = True

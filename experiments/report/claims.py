@@ -10,13 +10,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+import numpy as np
 
 from experiments.results.schema import Line
 from experiments.results.statistics import Cell, Paired, against_kd, paired
-from experiments.studies.corruptions import corrupted, residuals
+from experiments.studies.corruptions import corrupted
 from experiments.studies.students import read
 
+MIN_PAIRS = 3
 Rows = Sequence[dict[str, Any]]  # of a study, one per student
 
 
@@ -28,9 +31,9 @@ def claims(
         ("2 to 5 points above KD", accuracy(cells, results)),
         (
             "Better on images unlike those trained on",
-            generalisation(read(studies / "corruptions.json")),
+            generalisation(read(studies / "corruptions.json", results)),
         ),
-        ("Small", size(read(studies / "int8.json"))),
+        ("Small", size(read(studies / "int8.json", results))),
     ]
 
 
@@ -44,61 +47,77 @@ def accuracy(cells: Sequence[Cell], results: Mapping[str, Line]) -> str:
     ]
     if not gaps:
         return "AT-KD has not been compared with KD yet."
-    sure = [(gap, gap.half) for gap, _ in gaps if gap.half is not None]
-    better = [gap for gap, half in sure if gap.mean > half]
-    worse = [gap for gap, half in sure if gap.mean < -half]
-    ordered = sorted(gaps, key=lambda pair: pair[0].mean)
+    sure = [(gap, cell) for gap, cell in gaps if gap.half is not None]
+    better = [gap for gap, _ in sure if verdict(gap) == "better"]
+    worse = [gap for gap, _ in sure if verdict(gap) == "worse"]
+    ordered = sorted(sure or gaps, key=lambda pair: pair[0].mean)
+    low, high = ordered[0], ordered[-1]
     return (
-        f"Of {len(gaps)} settings measured here, {len(sure)} of them with several seeds, AT-KD is"
-        f" reliably better than KD in {len(better)} and reliably worse in {len(worse)} (95 %"
-        f" confidence). The largest gain is {ordered[-1][0]} ({about(ordered[-1][1])}), the"
-        f" smallest {ordered[0][0]} ({about(ordered[0][1])})."
+        f"Settings measured here: {len(gaps)}, of them {len(sure)} with several seeds. Of these,"
+        f" AT-KD is reliably better than KD in {len(better)} and reliably worse in {len(worse)}"
+        f" (95 % confidence); the largest gain is {high[0]} ({about(high[1])}), the smallest"
+        f" {low[0]} ({about(low[1])})."
     )
 
 
 def about(cell: Cell) -> str:
     """A cell in words."""
     line = cell.first_line
+    data = line["resolved"]["data"]["name"]
     model = f"{line['resolved']['teacher']['model']} → {line['student']['model']}"
-    return ", ".join(filter(None, (cell.row.dataset, cell.row.setting, model, cell.protocol)))
+    return ", ".join(filter(None, (data, cell.row.setting, model, cell.protocol)))
+
+
+def verdict(gap: Paired) -> str:
+    """ "better", "worse", or that nobody can tell."""
+    if gap.half is None or abs(gap.mean) <= gap.half + 1e-9:
+        return "not distinguishable"
+    return "better" if gap.mean > 0 else "worse"
 
 
 def generalisation(rows: Rows) -> str:
-    """Accuracy on corrupted images, as it is and beyond what accuracy on clean ones predicts."""
-    more = gap(rows, [corrupted(row) for row in rows])
-    if more is None:
-        return "Not measured yet (`python -m experiments.studies.corruptions`)."
-    most = cast(Paired, gap(rows, residuals(rows)))
-    if most.half is None or abs(most.mean) <= most.half:
-        verdict = "so that it generalises as its accuracy lets expect, no better"
-    else:
-        verdict = "so that it generalises " + ("better" if most.mean > 0 else "worse")
+    """Accuracy on corrupted images at equal accuracy on clean ones: above a line of KD's."""
+    ours, theirs = by_method(rows, "atkd"), by_method(rows, "kd")
+    both = ours.keys() & theirs.keys()
+    if len(both) < MIN_PAIRS:
+        return (
+            f"Measured on {len(both)} pairs of students, too few to tell"
+            " (`python -m experiments.studies.corruptions`)."
+        )
+    line = np.polyfit(
+        [row["top1"]["clean"] for row in theirs.values()], [*map(corrupted, theirs.values())], 1
+    )
+    as_it_is, beyond = (
+        paired({key: of(ours[key]) for key in both}, {key: of(theirs[key]) for key in both})
+        for of in (corrupted, lambda row: corrupted(row) - np.polyval(line, row["top1"]["clean"]))
+    )
+    assert as_it_is is not None and beyond is not None
     return (
-        f"On corrupted test images AT-KD's students are {more} points above KD's ({more.n} pairs of"
-        f" students), but {most} beyond what their accuracy on clean images predicts, {verdict}."
+        f"On corrupted test images AT-KD's students are {as_it_is} points above KD's"
+        f" ({beyond.n} pairs); at equal accuracy on clean images, by a line through KD's students,"
+        f" {beyond}: {verdict(beyond)}."
     )
 
 
-def gap(rows: Rows, numbers: Sequence[float]) -> Paired | None:
-    """AT-KD - KD over the students that differ in nothing else; None if there are none."""
-    found: dict[str, dict[tuple, float]] = {"atkd": {}, "kd": {}}
-    for row, number in zip(rows, numbers, strict=True):
-        key = row["images"], row["steps"], row["seed"]
-        found.setdefault(row["method"], {})[key] = number
-    return paired(found["atkd"], found["kd"])
+def by_method(rows: Rows, method: str) -> dict[tuple, dict[str, Any]]:
+    """(images, steps, seed) -> row."""
+    return {
+        (row["images"], row["steps"], row["seed"]): row for row in rows if row["method"] == method
+    }
 
 
 def size(rows: Rows) -> str:
-    """Bytes of the files for a device, and what int8 loses."""
-    own, other = ([row for row in rows if row["method"] == m] for m in ("atkd", "kd"))
-    if not own or not other:
+    """Bytes of the files for a device, and what int8 loses, of students that are in both."""
+    ours, theirs = by_method(rows, "atkd"), by_method(rows, "kd")
+    both = sorted(ours.keys() & theirs.keys())
+    if not both:
         return "Not measured yet (`python -m experiments.studies.int8`)."
-    large, small = (own[0]["bytes"][name] / 1024 for name in ("tflite", "tflite_int8"))
-    ours, theirs = (
-        statistics.mean(row["drop"]["tflite_int8"] for row in some) for some in (own, other)
-    )
+    large, small = (ours[both[0]]["bytes"][name] / 1024 for name in ("tflite", "tflite_int8"))
+    lost = [
+        statistics.mean(some[key]["drop"]["tflite_int8"] for key in both) for some in (ours, theirs)
+    ]
     return (
         f"AT-KD adds nothing to a student: a ResNet-8 is a TFLite file of {large:.0f} KiB, of"
-        f" {small:.0f} KiB in int8, which costs AT-KD's students {ours:.2f} points of top-1 and"
-        f" KD's {theirs:.2f} (means over {len(own)} and {len(other)})."
+        f" {small:.0f} KiB in int8, which costs AT-KD's students {lost[0]:.2f} points of top-1 and"
+        f" KD's {lost[1]:.2f} (means over {len(both)} pairs)."
     )

@@ -44,7 +44,9 @@ def main(doc: str) -> None:
     parser.add_argument("--workdir", type=readable, default=Path("runs/tables"))
     parser.add_argument("--weights", type=arguments.folder, help="folder of published weights")
     parser.add_argument("--results", type=arguments.folder, default=store.RESULTS)
-    parser.add_argument("--out", type=arguments.writable, default=Path(__file__).parents[1])
+    here = Path(__file__).parents[1]
+    parser.add_argument("--studies", type=arguments.folder, default=here / "studies")
+    parser.add_argument("--out", type=arguments.writable, default=here)
     make(parser.parse_args())
 
 
@@ -72,7 +74,7 @@ def make(args: argparse.Namespace) -> None:
         problems += wrong
     blocks = [
         Heading(TITLE, 1),
-        *summarize(filled, results, args.out / "studies"),
+        *summarize(filled, results, args.studies),
         Contents(),
         *blocks,
         *without_results(TABLES, filled, results),

@@ -12,7 +12,7 @@ command goes on where it was stopped.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def main() -> None:
         for i, strength in enumerate(strengths)
     }
     path = args.out / "studies" / "corruptions.json"
-    rows = read(path)
+    rows = read(path, store.read(args.results)[0])
     known = {row["hash"] for row in rows}
     for line, folder in finished(args.workdir, args.results):
         if line["hash"] not in known:
@@ -125,14 +125,6 @@ def means(row: dict[str, Any]) -> str:
 def corrupted(row: dict[str, Any]) -> float:
     """Mean over all corruptions and strengths."""
     return float(np.mean([value for name, value in row["top1"].items() if name != "clean"]))
-
-
-def residuals(rows: Sequence[dict[str, Any]]) -> list[float]:
-    """Corrupted accuracy above what the clean one predicts, by a line through all students."""
-    x = np.array([row["top1"]["clean"] for row in rows])
-    y = np.array([corrupted(row) for row in rows])
-    slope, offset = np.polyfit(x, y, 1)
-    return list(map(float, y - slope * x - offset))
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> Path:

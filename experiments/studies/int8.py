@@ -33,10 +33,10 @@ def main() -> None:
     parser.add_argument("--results", type=arguments.folder, default=store.RESULTS)
     methods = arguments.names("method", FEW_METHODS)
     parser.add_argument("--methods", type=methods, default=["none", "kd", "at_kd", "atkd"])
-    parser.add_argument("--out", type=arguments.writable, default=Path(__file__).parent)
+    parser.add_argument("--out", type=arguments.writable, default=Path(__file__).parents[1])
     args = parser.parse_args()
-    path = args.out / "int8.json"
-    rows = read(path)
+    path = args.out / "studies" / "int8.json"
+    rows = read(path, store.read(args.results)[0])
     known = {row["hash"] for row in rows}
     for line, folder in finished(args.workdir, args.results):
         student = about(line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,10 @@ def about(line: Line) -> dict[str, Any]:
     }
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows that `write` wrote; none if there is no such file."""
-    return json.loads(path.read_text()) if path.exists() else []
+def read(path: Path, lines: Container[str]) -> list[dict[str, Any]]:
+    """The rows that `write` wrote, of students that still have a result line."""
+    rows = json.loads(path.read_text()) if path.exists() else []
+    return [row for row in rows if row["hash"] in lines]
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:

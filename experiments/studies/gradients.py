@@ -166,18 +166,21 @@ def make_probe(step: TrainStep, variables: PyTree) -> Callable[[TrainState, Batc
 
 
 def cosine(a: Array, b: Array) -> Array:
-    return a @ b / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
+    """Of two vectors; 0 if one of them is."""
+    norms = jnp.linalg.norm(a) * jnp.linalg.norm(b)
+    return jnp.where(norms > 0, a @ b / jnp.where(norms > 0, norms, 1), 0)
 
 
 def draw(found: dict[str, dict[str, list[float]]], path: Path) -> Path:
     """Share and cosine over the steps, and top-1 over the error of the maps."""
     figure = Figure(figsize=(12, 3.8))
     share, angle, maps = figure.subplots(1, 3)
-    for i, (method, numbers) in enumerate(found.items()):
-        colour = COLOURS[2 * i]
+    for colour, (method, numbers) in zip(COLOURS[::2], found.items(), strict=False):
         if "share" in numbers:
-            share.plot(numbers["step"], numbers["share"], color=colour, label=method)
-            angle.plot(numbers["step"], numbers["cosine_kl"], color=colour)
+            begun = [i for i, part in enumerate(numbers["share"]) if part > 0]  # after a warm-up
+            for axes, key in ((share, "share"), (angle, "cosine_kl")):
+                values = [numbers[key][i] for i in begun]
+                axes.plot([numbers["step"][i] for i in begun], values, color=colour, label=method)
         error, top1 = np.mean(numbers["maps"]), numbers["top1"][0]
         maps.plot(error, top1, "o", color=colour)
         maps.annotate(method, (error, top1), fontsize=8, xytext=(4, 3), textcoords="offset points")
@@ -185,8 +188,9 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> Path:
     share.set_title("norm of the term's gradient / of the others'", fontsize=10)
     angle.axhline(0, color="0.6", lw=1)
     angle.set_title("cosine of the term's and KL's gradient", fontsize=10)
+    maps.margins(x=0.15)
     maps.set_title("top-1, and distance of the maps", fontsize=10)
-    maps.set_xlabel("relative error of attention maps, mean of the stages")
+    maps.set_xlabel("relative error of the attention maps, mean")
     maps.set_ylabel("top-1, %")
     for axes in (share, angle):
         axes.set_xlabel("step")

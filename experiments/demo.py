@@ -35,7 +35,7 @@ from experiments.results.statistics import Paired, paired
 
 METHODS = {"none": "alone", "kd": "KD", "atkd": "AT-KD"}
 COMPARED = (("kd", "none", "no teacher"), ("atkd", "kd", "KD"))
-DIGITS, EPOCHS, BATCH = 50, 40, 10  # of the students: 200 steps
+DIGITS, EPOCHS, BATCH = 50, 80, 10  # of the students: 400 steps
 SEEDS = {"digits": 5, "cifar10": 3}
 PICTURED = 5  # classes, one test image of each
 Results = dict[str, list[dict[str, Any]]]  # method -> summaries by seed

@@ -105,6 +105,7 @@ def test_few_images_are_a_matrix_of_gains_and_a_figure(tmp_path, make_report):
     ]  # fmt: skip
     write(tmp_path / "results", *lines)
     text = make_report({"few_images": TABLES["few_images"]})
+    assert "(batch 64, onecycle, peak rate 0.1, float32)" in text
     assert "| top-1, 781 steps; images: | 500 | 2,500 |" in text
     assert "| kd | 40.50 ± 0.71 (2) | 50.50 ± 0.71 (2) |" in text
     assert "| − KD, 781 steps; images: | 500 | 2,500 |" in text

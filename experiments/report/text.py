@@ -170,10 +170,9 @@ def describe(protocol: str, table: Table) -> str:
             how = f"x{schedule.factor} at {', '.join(map(str, schedule.milestones))}"
         if config.optimizer.reference_batch:
             rate *= config.batch_size / config.optimizer.reference_batch
-        text = (
-            f"{config.epochs} epochs, batch {config.batch_size}, {how}, peak rate {rate:g},"
-            f" {config.dtype}"
-        )
+        text = f"batch {config.batch_size}, {how}, peak rate {rate:g}, {config.dtype}"
+        if not row.setting:  # which says how many steps
+            text = f"{config.epochs} epochs, {text}"
         name = "teachers" if row.role == "teacher" else f"{row.dataset} {config.student}"
         found.setdefault(text, []).append(name)
     if len(found) == 1:

@@ -31,7 +31,7 @@ from experiments import arguments
 from experiments.queue.jobs import PUBLISHED_WEIGHTS
 from experiments.queue.worker import published_weights
 from experiments.report.figures import save
-from experiments.results.statistics import Paired, paired
+from experiments.results.statistics import paired
 
 METHODS = {"none": "alone", "kd": "KD", "atkd": "AT-KD"}
 COMPARED = (("kd", "none", "no teacher"), ("atkd", "kd", "KD"))
@@ -131,17 +131,8 @@ def conclusion(results: Results) -> str:
     for better, worse, name in COMPARED:
         gap = paired(found[better], found[worse])
         assert gap is not None  # all methods have the same seeds
-        parts.append(f"{METHODS[better]} {gap} points over {name}: {verdict(gap)}")
+        parts.append(f"{METHODS[better]} {gap} points over {name}: {gap.verdict}")
     return "; ".join(parts) + "."
-
-
-def verdict(gap: Paired) -> str:
-    """Whether a confidence interval of a difference excludes zero."""
-    if gap.half is None:
-        return "one seed, which says nothing about chance"
-    if abs(gap.mean) <= gap.half:
-        return "not distinguishable"
-    return "better" if gap.mean > 0 else "worse"
 
 
 def draw_bars(results: Results, path: Path) -> Path:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from result_lines import KD, line, write
 
+from experiments.results import store
 from experiments.studies import students
 from experiments.studies.corruptions import STRENGTHS, corrupt
 
@@ -63,7 +64,7 @@ def test_finished_students_are_those_of_the_table_that_are_there(tmp_path):
     write(tmp_path / "results", *lines, *others)
     for one in (lines[0], *others):
         (tmp_path / one["hash"] / "export").mkdir(parents=True)
-    [(found, folder)] = students.finished(tmp_path, tmp_path / "results")
+    [(found, folder)] = students.finished(tmp_path, store.read(tmp_path / "results")[0])
     assert folder == tmp_path / lines[0]["hash"]
     row = {"hash": lines[0]["hash"], "method": "kd", "images": 500, "steps": 781, "seed": 2}
     assert students.about(found) == row

@@ -77,6 +77,8 @@ RANGES: dict[str, Any] = dict(
 ANY = Range("anything", lambda value: True)  # a field without a range
 # Of every term, besides the fields of its method.
 TERM = dict(weight=NOT_NEGATIVE, warmup_epochs=NOT_NEGATIVE, warmup_steps=whole(0))
+# What they are before the command line sets one of them.
+NO_TERM = dict(weight=0.0, warmup_epochs=0.0, warmup_steps=0)
 
 
 def check(config: ConfigDict) -> None:
@@ -199,7 +201,7 @@ def add_term(config: ConfigDict, name: str, field: str) -> None:
     if name not in config.terms:
         config.terms[name] = defaults(kind)
     if field in TERM and field not in config.terms[name]:
-        config.terms[name][field] = 0 if field == "warmup_steps" else 0.0
+        config.terms[name][field] = NO_TERM[field]
 
 
 def check_steps(config: ConfigDict, steps_per_epoch: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from experiments.results.schema import Line
-from experiments.results.statistics import Cell, Paired, against_kd, paired
+from experiments.results.statistics import Cell, against_kd, paired
 from experiments.studies.corruptions import corrupted
 from experiments.studies.students import read
 
@@ -48,8 +48,8 @@ def accuracy(cells: Sequence[Cell], results: Mapping[str, Line]) -> str:
     if not gaps:
         return "AT-KD has not been compared with KD yet."
     sure = [(gap, cell) for gap, cell in gaps if gap.half is not None]
-    better = [gap for gap, _ in sure if verdict(gap) == "better"]
-    worse = [gap for gap, _ in sure if verdict(gap) == "worse"]
+    better = [gap for gap, _ in sure if gap.verdict == "better"]
+    worse = [gap for gap, _ in sure if gap.verdict == "worse"]
     ordered = sorted(sure or gaps, key=lambda pair: pair[0].mean)
     low, high = ordered[0], ordered[-1]
     return (
@@ -66,13 +66,6 @@ def about(cell: Cell) -> str:
     data = line["resolved"]["data"]["name"]
     model = f"{line['resolved']['teacher']['model']} → {line['student']['model']}"
     return ", ".join(filter(None, (data, cell.row.setting, model, cell.protocol)))
-
-
-def verdict(gap: Paired) -> str:
-    """ "better", "worse", or that nobody can tell."""
-    if gap.half is None or abs(gap.mean) <= gap.half + 1e-9:
-        return "not distinguishable"
-    return "better" if gap.mean > 0 else "worse"
 
 
 def generalisation(rows: Rows) -> str:
@@ -95,7 +88,7 @@ def generalisation(rows: Rows) -> str:
     return (
         f"On corrupted test images AT-KD's students are {as_it_is} points above KD's"
         f" ({beyond.n} pairs); at equal accuracy on clean images, by a line through KD's students,"
-        f" {beyond}: {verdict(beyond)}."
+        f" {beyond}: {beyond.verdict}."
     )
 
 

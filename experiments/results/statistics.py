@@ -21,6 +21,7 @@ from experiments.results.schema import Line
 from experiments.tables.rows import TABLES, Row, Table
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-9  # of differences between accuracies in percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,15 @@ class Paired:
 
     def __str__(self) -> str:
         return f"{self.mean:+.2f}" + ("" if self.half is None else f" ± {self.half:.2f}")
+
+    @property
+    def verdict(self) -> str:
+        """Whether the confidence interval excludes zero."""
+        if self.half is None:
+            return "one seed, which says nothing about chance"
+        if abs(self.mean) <= self.half + ROUNDING:
+            return "not distinguishable"
+        return "better" if self.mean > 0 else "worse"
 
 
 def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> Paired | None:

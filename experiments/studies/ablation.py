@@ -22,14 +22,14 @@ from atkd_jax import data
 from atkd_jax.command_line import Parser, entry_point, number
 from atkd_jax.runtime.preemption import stop_signal
 from atkd_jax.training.loop import train_students
-from configs import few_images
+from configs import few_images, methods
 from experiments import arguments
 from experiments.queue.jobs import PUBLISHED_WEIGHTS
 from experiments.queue.worker import published_weights
 from experiments.results.statistics import paired
 
 HELD_OUT, IMAGES, STEPS = 5000, 5000, 781
-POSTER = dict(center=False, relative=False, balance=False, scale=10.0, warmup_steps=0)
+POSTER = methods.POSTER | dict(warmup_steps=0)
 FIXED = dict(balance=False, weight=100.0, warmup_steps=0)
 # What differs from AT-KD's term; None: KD alone.
 VARIANTS: dict[str, dict[str, Any] | None] = {

@@ -60,9 +60,10 @@ def main() -> None:
         for i, strength in enumerate(strengths)
     }
     path = args.out / "studies" / "corruptions.json"
-    rows = read(path, store.read(args.results)[0])
+    lines = store.read(args.results)[0]
+    rows = read(path, lines)
     known = {row["hash"] for row in rows}
-    for line, folder in finished(args.workdir, args.results):
+    for line, folder in finished(args.workdir, lines):
         if line["hash"] not in known:
             row = about(line) | {"top1": top1(line, folder / "export", source.info, sets, label)}
             rows.append(row)

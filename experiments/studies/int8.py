@@ -36,9 +36,10 @@ def main() -> None:
     parser.add_argument("--out", type=arguments.writable, default=Path(__file__).parents[1])
     args = parser.parse_args()
     path = args.out / "studies" / "int8.json"
-    rows = read(path, store.read(args.results)[0])
+    lines = store.read(args.results)[0]
+    rows = read(path, lines)
     known = {row["hash"] for row in rows}
-    for line, folder in finished(args.workdir, args.results):
+    for line, folder in finished(args.workdir, lines):
         student = about(line)
         if line["hash"] not in known and student["method"] in args.methods:
             rows.append(student | measure(folder))

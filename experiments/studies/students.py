@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.results import store
 from experiments.results.schema import Line
 from experiments.tables.rows import Row
 
 
-def finished(workdir: Path, results: Path) -> Iterator[tuple[Line, Path]]:
+def finished(workdir: Path, lines: Mapping[str, Line]) -> Iterator[tuple[Line, Path]]:
     """(result line, folder) of the students of `--table=few_images` that are in `workdir`."""
-    for name, line in store.read(results)[0].items():
+    for name, line in lines.items():
         folder = workdir / name
         row = Row(line["config"])
         of_table = row.dataset == "few_images" and "data" not in row.options

@@ -57,7 +57,7 @@ def main() -> None:
     for row in found:
         print(text_of(row))
     below = [row for row in found if row["gain"] < -1]
-    sure = [row for row in found if row["half"] is not None and row["gain"] < -row["half"]]
+    sure = [row for row in found if row["verdict"] == "worse"]
     print(
         f"AT-KD is more than a point below KD in {len(below)} of {len(found)} settings, and"
         f" reliably below it in {len(sure)}"
@@ -82,7 +82,7 @@ def measure(setting: Setting, workdir: Path, seeds: int, log: Any) -> Setting:
     gap = paired(top1["atkd"], top1["kd"])
     assert gap is not None  # both have every seed
     row = setting | {m: list(v.values()) for m, v in top1.items()}
-    row |= {"gain": gap.mean, "half": gap.half}
+    row |= {"gain": gap.mean, "half": gap.half, "verdict": gap.verdict}
     print(text_of(row), flush=True)
     return row
 

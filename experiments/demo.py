@@ -28,8 +28,7 @@ from atkd_jax.training import attention_plot, from_config, teachers
 from atkd_jax.training.loop import train_students
 from configs import digits, few_images
 from experiments import arguments
-from experiments.queue.jobs import PUBLISHED_WEIGHTS
-from experiments.queue.worker import published_weights
+from experiments.queue.worker import published_teacher
 from experiments.report.figures import save
 from experiments.results.statistics import paired
 
@@ -86,8 +85,7 @@ def teacher_weights(data: str, weights: Path | None, workdir: Path) -> Path:
         config.schedule.warmup_epochs = 1.5
         train([config], [workdir / "teacher"], workdir)
         return workdir / "teacher" / "export"
-    name, _ = PUBLISHED_WEIGHTS["cifar10", few_images.get_config().teacher.model]
-    return published_weights(name, weights)
+    return published_teacher(data, few_images.get_config().teacher.model, weights)
 
 
 def train(

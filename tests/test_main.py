@@ -302,6 +302,11 @@ class Mine(Method):
     def loss(self, extras, t, s, batch, ctx):
         return LossOut((abs(s.logits - t.logits) ** self.power).mean())
 
+@dataclasses.dataclass(frozen=True)
+class Taken(Mine):
+    least: float = 1.0
+    warmup_steps: int = 5
+
 def function():
     pass
 """
@@ -340,6 +345,10 @@ def test_a_method_may_live_in_a_file_of_the_users_own(parse, own):
         ("my_losses:function.weight=1", "is no subclass of atkd_jax.Method"),
         ("my.losses:Mine.weight=1", "'my.losses:Mine' names no method; name one as MODULE:NAME"),
         ("my_losses:Mine.weight=1", "terms.my_losses:Mine.least has no default; give it a value"),
+        (
+            "my_losses:Taken.weight=1",
+            "Taken has a field warmup_steps, which is a key of every term",
+        ),
         ("my_losses:Mine.powr=1", 'Did you mean "power" instead of "powr"'),
         ("my_losses:Mine.power=two", "flag --config.terms"),
     ],

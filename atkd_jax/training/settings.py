@@ -154,6 +154,11 @@ def _values(
 def _check_term(name: str, fields: ConfigDict) -> None:
     kind = methods.find(name)
     ranges.check(f"terms.{name}", fields, SECTION)
+    for field in dataclasses.fields(kind):
+        if field.name in TERM:
+            raise UserError(
+                f"{name} has a field {field.name}, which is a key of every term; rename it"
+            )
     if "weight" not in fields:
         raise UserError(f"terms.{name} has no weight; add one, such as terms.{name}.weight=1")
     known = {field.name: ANY for field in dataclasses.fields(kind)} | ranges.of(kind) | TERM

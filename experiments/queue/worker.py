@@ -182,6 +182,12 @@ def say(text: str) -> None:
     print(text, file=sys.__stdout__, flush=True)
 
 
+def published_teacher(data: str, model: str, folder: Path | None) -> Path:
+    """The path of the published weights of `model` for a data set; raises as below."""
+    name, _ = jobs.PUBLISHED_WEIGHTS[data, model]
+    return published_weights(name, folder)
+
+
 def published_weights(name: str, folder: Path | None) -> Path:
     """The path of published weights.
 

@@ -24,8 +24,7 @@ from atkd_jax.runtime.preemption import stop_signal
 from atkd_jax.training.loop import train_students
 from configs import few_images, methods
 from experiments import arguments
-from experiments.queue.jobs import PUBLISHED_WEIGHTS
-from experiments.queue.worker import published_weights
+from experiments.queue.worker import published_teacher
 from experiments.results.statistics import paired
 
 HELD_OUT, IMAGES, STEPS = 5000, 5000, 781
@@ -54,7 +53,7 @@ def main() -> None:
     parser.add_argument("--weights", type=arguments.folder, required=True)
     parser.add_argument("--workdir", type=arguments.writable, default=Path("runs/ablation"))
     parser.add_argument("--seeds", type=number(1, 100), default=3)
-    parser.add_argument("--out", type=arguments.writable, default=Path(__file__).parent)
+    parser.add_argument("--out", type=arguments.writable, default=Path(__file__).parents[1])
     args = parser.parse_args()
     args.workdir.mkdir(parents=True, exist_ok=True)
     images = split(args.workdir / "validation.npz")
@@ -73,8 +72,8 @@ def main() -> None:
         spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         gap = "" if name == "KD" else str(paired(found, top1["KD"]))
         print(f"| {name} | {statistics.mean(values):.2f}{spread} | {gap} |")
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "ablation.json"
+    path = args.out / "studies" / "ablation.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({name: [*v.values()] for name, v in top1.items()}, indent=1) + "\n")
     print(f"\n{path}")
 
@@ -101,8 +100,7 @@ def config_of(name: str, seed: int, images: Path, weights: Path) -> ConfigDict:
     config.data.name, config.seed, config.data.subset.seed = f"npz:{images}", seed, seed
     if fields is not None:
         config.terms.self_attention.update(fields)
-    file, _ = PUBLISHED_WEIGHTS["cifar10", config.teacher.model]
-    config.teacher.weights = str(published_weights(file, weights))
+    config.teacher.weights = str(published_teacher("cifar10", config.teacher.model, weights))
     config.test_every_epochs = config.checkpoint.every_epochs = config.epochs
     return config
 

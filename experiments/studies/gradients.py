@@ -36,8 +36,7 @@ from atkd_jax.training.step import SharedTeacherStep, TrainStep, student_variabl
 from atkd_jax.types import Array, Batch, PyTree, TrainState
 from configs import few_images
 from experiments import arguments
-from experiments.queue.jobs import PUBLISHED_WEIGHTS
-from experiments.queue.worker import published_weights
+from experiments.queue.worker import published_teacher
 from experiments.report.figures import COLOURS, save
 
 HERE = Path(__file__).parent
@@ -64,8 +63,8 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     options = f"images={args.images},steps={args.steps}"
     configs = [few_images.get_config(f"method={m},{options}") for m in METHODS]
     for config in configs:
-        file, _ = PUBLISHED_WEIGHTS["cifar10", config.teacher.model]
-        config.teacher.weights = str(published_weights(file, args.weights))
+        weights = published_teacher("cifar10", config.teacher.model, args.weights)
+        config.teacher.weights = str(weights)
     lead, parallel = configs[1], Parallel("none")
     loader = make_loader(from_config.source(lead), parallel, lead.batch_size, lead.seed)
     setups = [setup.make_setup(c, parallel, loader.info, loader.steps_per_epoch) for c in configs]

@@ -48,7 +48,7 @@ def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--workdir", type=arguments.writable, default=Path("runs/worst_settings"))
     parser.add_argument("--seeds", type=number(1, 100), default=3)
-    parser.add_argument("--out", type=arguments.writable, default=Path(__file__).parent)
+    parser.add_argument("--out", type=arguments.writable, default=Path(__file__).parents[1])
     args = parser.parse_args()
     args.workdir.mkdir(parents=True, exist_ok=True)
     with (args.workdir / "log").open("a") as log:
@@ -62,7 +62,7 @@ def main() -> None:
         f"AT-KD is more than a point below KD in {len(below)} of {len(found)} settings, and"
         f" reliably below it in {len(sure)}"
     )
-    path = args.out / "worst_settings.json"
+    path = args.out / "studies" / "worst_settings.json"
     write(path, found)
     print(path)
 

@@ -70,6 +70,7 @@ PAIRS = {
     # Small ones, for machines without an accelerator.
     "r20_r8": pair("resnet20", "resnet8", dkd=dict(beta=2.0), reviewkd=dict(weight=0.6)),
     "r56_r8": pair("resnet56", "resnet8", dkd=dict(beta=2.0), reviewkd=dict(weight=0.6)),
+    "r20_mv2_x0.5": mobile("resnet20", "mobilenetv2_cifar_x0.5"),
 }
 
 IMAGENET = {

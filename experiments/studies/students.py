@@ -16,7 +16,7 @@ def finished(workdir: Path, lines: Mapping[str, Line]) -> Iterator[tuple[Line, P
     for name, line in lines.items():
         folder = workdir / name
         row = Row(line["config"])
-        of_table = row.dataset == "few_images" and "data" not in row.options
+        of_table = row.dataset == "few_images" and not row.options.keys() & {"data", "pair"}
         if of_table and (folder / "export").exists():
             yield line, folder
 

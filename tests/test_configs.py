@@ -11,7 +11,7 @@ from atkd_jax.data.augment import Augment
 from atkd_jax.data.mix import Mix
 from atkd_jax.training import from_config
 from atkd_jax.training.optim import Optimizer, Schedule
-from configs import common, pairs
+from configs import common, few_images, pairs
 from configs import methods as presets
 
 FILES = sorted(
@@ -130,6 +130,20 @@ def test_a_misspelt_option_is_told_the_nearest():
     }.items():
         with pytest.raises(ValueError, match=message):
             get_config(arg)
+
+
+@pytest.mark.parametrize(
+    "arg, message",
+    [
+        ("images=63", "images=63 is not between a batch, 64, and 50000"),
+        ("images=50001", "images=50001 is not between a batch, 64, and 50000"),
+        ("images=few", "images=few is no positive whole number"),
+        ("steps=0", "steps=0 is no positive whole number"),
+    ],
+)
+def test_numbers_of_images_and_steps_have_bounds(arg, message):
+    with pytest.raises(ValueError, match=message):
+        few_images.get_config(arg)
 
 
 def test_the_readme_has_a_row_for_every_method():

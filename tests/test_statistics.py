@@ -6,7 +6,8 @@ from result_lines import AT, KD, line
 
 from experiments.results.statistics import (
     Cell,
-    Paired,
+    Gap,
+    above_line,
     against_kd,
     fill,
     fill_table,
@@ -50,6 +51,21 @@ def test_differences_are_paired_by_seed_with_students_interval():
     assert paired({0: 3.0}, {0: 1.0}).half is None
 
 
+def test_points_above_a_line_have_the_interval_of_least_squares():
+    rng = np.random.default_rng(0)
+    x, noise = np.arange(6.0), rng.normal(size=6)
+    gap = above_line(np.array([[2, 8], [4, 12]]), np.stack([x, 1 + 2 * x + noise], 1))
+    design = np.stack([np.ones(6), x], 1)
+    inverse = np.linalg.inv(design.T @ design)
+    line = inverse @ design.T @ (1 + 2 * x + noise)
+    variance = np.square(1 + 2 * x + noise - design @ line).sum() / 4
+    middle = np.array([1, 3])
+    assert gap.mean == pytest.approx(10 - middle @ line)
+    error = np.sqrt(variance * (1 / 2 + middle @ inverse @ middle))
+    assert gap.half == pytest.approx(2.7764451 * error)  # 97.5 % of Student's t with 4 degrees
+    assert gap.n == 2
+
+
 def test_the_best_epoch_is_reported_where_the_paper_reports_it():
     results = {one["hash"]: one for one in [line(KD, 0, 90.0)]}
     assert fill(Row(KD, epoch="last"), "quick", results).mean == 90.0
@@ -65,7 +81,7 @@ def test_the_difference_to_kd_is_found_in_other_tables():
     results = {line(text, s, top1)["hash"]: line(text, s, top1)
                for text, top1 in ((KD, 90.0), (AT, 91.5)) for s in (0, 1)}  # fmt: skip
     cell = fill(Row(AT), "quick", results)
-    assert against_kd(cell, results) == Paired(1.5, 0.0, 2)
+    assert against_kd(cell, results) == Gap(1.5, 0.0, 2)
     assert against_kd(fill(Row(KD), "quick", results), results) is None
     assert against_kd(cell, {}) is None
 

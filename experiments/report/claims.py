@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from experiments.results.schema import Line
-from experiments.results.statistics import Cell, against_kd, paired
+from experiments.results.statistics import Cell, above_line, against_kd, paired
 from experiments.studies.corruptions import corrupted
 from experiments.studies.students import read
 
@@ -55,8 +55,8 @@ def accuracy(cells: Sequence[Cell], results: Mapping[str, Line]) -> str:
     return (
         f"Settings measured here: {len(gaps)}, of them {len(sure)} with several seeds. Of these,"
         f" AT-KD is reliably better than KD in {len(better)} and reliably worse in {len(worse)}"
-        f" (95 % confidence); the largest gain is {high[0]} ({about(high[1])}), the smallest"
-        f" {low[0]} ({about(low[1])})."
+        f" (95 % confidence); the largest of these gains is {high[0]} ({about(high[1])}), the"
+        f" smallest {low[0]} ({about(low[1])})."
     )
 
 
@@ -69,7 +69,7 @@ def about(cell: Cell) -> str:
 
 
 def generalisation(rows: Rows) -> str:
-    """Accuracy on corrupted images at equal accuracy on clean ones: above a line of KD's."""
+    """Accuracy on corrupted images, as it is and at equal accuracy on clean ones."""
     ours, theirs = by_method(rows, "atkd"), by_method(rows, "kd")
     both = ours.keys() & theirs.keys()
     if len(both) < MIN_PAIRS:
@@ -77,19 +77,21 @@ def generalisation(rows: Rows) -> str:
             f"Measured on {len(both)} pairs of students, too few to tell"
             " (`python -m experiments.studies.corruptions`)."
         )
-    line = np.polyfit(
-        [row["top1"]["clean"] for row in theirs.values()], [*map(corrupted, theirs.values())], 1
+    as_it_is = paired(
+        {key: corrupted(ours[key]) for key in both}, {key: corrupted(theirs[key]) for key in both}
     )
-    as_it_is, beyond = (
-        paired({key: of(ours[key]) for key in both}, {key: of(theirs[key]) for key in both})
-        for of in (corrupted, lambda row: corrupted(row) - np.polyval(line, row["top1"]["clean"]))
-    )
-    assert as_it_is is not None and beyond is not None
+    beyond = above_line(points(ours), points(theirs))
+    assert as_it_is is not None
     return (
         f"On corrupted test images AT-KD's students are {as_it_is} points above KD's"
-        f" ({beyond.n} pairs); at equal accuracy on clean images, by a line through KD's students,"
-        f" {beyond}: {beyond.verdict}."
+        f" ({as_it_is.n} pairs). At equal accuracy on clean images the difference is {beyond}, by"
+        f" the line through {len(theirs)} students of KD: {beyond.verdict}."
     )
+
+
+def points(rows: Mapping[tuple, dict[str, Any]]) -> np.ndarray:
+    """(accuracy on clean images, on corrupted ones) of every student."""
+    return np.array([(row["top1"]["clean"], corrupted(row)) for row in rows.values()])
 
 
 def by_method(rows: Rows, method: str) -> dict[tuple, dict[str, Any]]:

@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from scipy import stats
 
 from atkd_jax.errors import UserError
@@ -80,13 +81,13 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Paired:
-    """A difference over the seeds that two methods share.
+class Gap:
+    """A mean difference.
 
     Attributes:
       mean: of the differences.
-      half: half the width of its confidence interval; None for a single pair.
-      n: number of pairs.
+      half: half the width of its confidence interval; None for a single difference.
+      n: number of differences.
     """
 
     mean: float
@@ -106,7 +107,7 @@ class Paired:
         return "better" if self.mean > 0 else "worse"
 
 
-def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> Paired | None:
+def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> Gap | None:
     """ours - theirs by seed, or by what else they share, with the interval of Student's t.
 
     None if nothing is shared.
@@ -119,7 +120,7 @@ def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> Paired | N
     if len(gaps) > 1:
         t = stats.t.ppf((1 + CONFIDENCE) / 2, len(gaps) - 1)
         half = float(t * statistics.stdev(gaps) / math.sqrt(len(gaps)))
-    return Paired(statistics.mean(gaps), half, len(gaps))
+    return Gap(statistics.mean(gaps), half, len(gaps))
 
 
 def value_of(row: Row, line: Line) -> float | None:
@@ -203,7 +204,26 @@ def protocols_agree(table: Table) -> bool:
     return len(names) == 1
 
 
-def against_kd(cell: Cell, results: Mapping[str, Line]) -> Paired | None:
+def above_line(points: np.ndarray, others: np.ndarray) -> Gap:
+    """How far points lie above the straight line through other points, on average.
+
+    The interval contains the uncertainty of the line, and takes both to scatter alike.
+
+    Args:
+      points: [N, 2], x and y.
+      others: the same, three at least, of different x.
+    """
+    (x, y), (x_0, y_0) = points.T, others.T
+    line = np.polyfit(x_0, y_0, 1)
+    freedom = len(others) - 2
+    variance = np.square(y_0 - np.polyval(line, x_0)).sum() / freedom
+    leverage = np.square(x.mean() - x_0.mean()) / np.square(x_0 - x_0.mean()).sum()
+    error = math.sqrt(variance * (1 / len(points) + 1 / len(others) + leverage))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    return Gap(float((y - np.polyval(line, x)).mean()), half, len(points))
+
+
+def against_kd(cell: Cell, results: Mapping[str, Line]) -> Gap | None:
     """Paired difference to KD on the same data, with the same networks and the same metric."""
     row = cell.row
     if row.method in ("kd", "teacher"):

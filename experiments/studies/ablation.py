@@ -1,4 +1,4 @@
-"""What every part of AT-KD's attention term is worth, on validation images.
+"""From the poster's attention term to AT-KD's, one part after the other, on validation images.
 
     python -m experiments.studies.ablation --weights=FOLDER [--workdir=runs/ablation] [--seeds=3]
 

@@ -93,7 +93,15 @@ def test_a_stopped_run_is_no_failure(capsys):
     )
 
 
-def test_an_interrupt_ends_with_the_commands_own_line():
+@pytest.fixture
+def in_a_terminal():
+    """A program that a script starts in the background ignores interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_ends_with_the_commands_own_line(in_a_terminal):
     with pytest.raises(SystemExit, match="^stopped at once; the same command goes on from the"):
         with entry_point(), stop_signal() as stop, stop.hold():
             os.kill(os.getpid(), signal.SIGINT)

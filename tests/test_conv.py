@@ -62,6 +62,12 @@ def test_unpadded_convolutions_are_jaxs(on_cpu, k, stride):
     assert_equal_to_jaxs(normal(0, 2, 6, 7, 16), normal(1, k, k, 16, 32), stride, 0)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 4)], ids=str)
+def test_images_smaller_than_a_kernel_are_jaxs(on_cpu, size, stride):
+    assert_equal_to_jaxs(normal(0, 3, *size, 144), normal(1, 3, 3, 144, 160), stride, 1)
+
+
 @pytest.mark.parametrize(("stride", "size"), [(1, (5, 6)), (2, (6, 5)), (2, (1, 4))], ids=str)
 @pytest.mark.parametrize("channels", [4, 37])
 def test_depthwise_convolutions_are_jaxs(on_cpu, stride, size, channels):

@@ -79,7 +79,7 @@ def _xla(x, kernel, stride, pad):
 def _cpu(x, kernel, stride, pad):
     B, *sizes, C = x.shape
     sizes = [(n + 2 * pad - kernel.shape[i]) // stride + 1 for i, n in enumerate(sizes)]
-    if _is_native(x.dtype, C, kernel.shape):
+    if _is_native(x, kernel.shape):
         return native.call("Convolve", (B, *sizes, kernel.shape[3]), x, kernel, stride, pad)
     if not _is_depthwise(C, kernel.shape):
         return _xla(x, kernel, stride, pad)
@@ -88,17 +88,23 @@ def _cpu(x, kernel, stride, pad):
     return depthwise.value(x, kernel, stride, pad)
 
 
-def _is_native(dtype: Any, channels: int, kernel: tuple[int, ...]) -> bool:
+def _is_native(x: Array, kernel: tuple[int, ...]) -> bool:
     """Whether native.cc computes a convolution, and faster than XLA."""
     *size, c, d = kernel
-    narrow = c == channels <= 128 and d <= 128 and size != [1, 1]
-    return narrow and _native_takes(dtype, d)
+    # Of images smaller than the kernel XLA's take 20 times as long.
+    small = x.shape[1] < size[0] or x.shape[2] < size[1]
+    usual = c == x.shape[-1] and size != [1, 1]
+    return usual and (small or _is_narrow(kernel)) and _native_takes(x.dtype, d)
+
+
+def _is_narrow(kernel: tuple[int, ...]) -> bool:
+    return max(kernel[2:]) <= 128
 
 
 def _is_native_gradient(x: Array, g: Array, kernel: tuple[int, ...]) -> bool:
     """Whether native.cc computes a kernel's gradient, and faster than XLA."""
     if kernel[:2] != (1, 1):
-        return _is_native(x.dtype, x.shape[-1], kernel)
+        return _is_native(x, kernel) and _is_narrow(kernel)
     many_pixels = math.prod(g.shape[:-1]) >= 4096
     return many_pixels and kernel[2] == x.shape[-1] and _native_takes(x.dtype, kernel[3])
 

@@ -24,9 +24,8 @@ from small_runs import (
 
 from atkd_jax.runtime import hosts
 
-# Of other sums over devices, grown over at most 24 steps: 1e-8, or where a ReLU tips the other way
-# 1e-4 (1.3e-4 was measured). The last four steps alone move a parameter by 5e-3.
-ROUNDING = 1e-3
+# Of other sums over devices, grown over a few steps; measured: at most 3e-8.
+ROUNDING = 1e-5
 OVERRIDES = (*STEADY, *STEPWISE, "--config.parallel=shard_map")
 
 
@@ -56,7 +55,7 @@ def test_two_processes_end_in_the_parameters_of_one(npz, tmp_path):
     first, second = ended(start_job(arguments(npz, workdir, *short, method="kd"), tmp_path))
     ended([start(arguments(npz, other, *short, method="kd"), tmp_path / "log", devices=4)])
     apart = difference(saved_state(other)["params"], saved_state(workdir)["params"])
-    assert apart < ROUNDING
+    assert apart < 10 * ROUNDING  # 1.5e-8 and 1.1e-5 were measured: ReLU's kink may tip either way
     ours, theirs = (log_without_times(path) for path in (workdir, other))
     assert [row["step"] for row in ours] == [6, 12]
     for row, other in zip(ours, theirs, strict=True):
@@ -116,7 +115,8 @@ def test_pmap_runs_on_several_processes_too(npz, together, tmp_path):
     job = start_job(arguments(npz, tmp_path / "pmap", "--config.parallel=pmap"), tmp_path)
     ended(job)
     ours, theirs = (saved_state(path)["params"] for path in (tmp_path / "pmap", together))
-    assert difference(ours, theirs) < ROUNDING
+    # 24 steps; 1.3e-4 was measured where a ReLU tips. The last four move a parameter by 5e-3.
+    assert difference(ours, theirs) < 100 * ROUNDING
 
 
 def notice_soon():

@@ -145,6 +145,7 @@ def test_students_generalise_better_above_the_line_of_kd(beyond, verdict):
     found = claims.generalisation(rows)
     mean = sum(beyond) / 3
     assert f"AT-KD's students are {5 + mean:+.2f} ± " in found and "above KD's (3 pairs)" in found
+    assert f"the difference is {mean:+.2f} ± " in found.replace("-0.00", "+0.00")
     assert "by the line through 6 students of KD" in found and found.endswith(f": {verdict}.")
 
 

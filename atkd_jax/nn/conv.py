@@ -1,9 +1,9 @@
 """Convolutions, computed in the way that each platform is fast at.
 
-Accelerators run XLA's convolutions and the gradients that JAX derives. On CPU the narrow ones are
-native (native.cc), and the others have gradients in the one layout that XLA for CPU is fast at,
-NHWC images and HWIO kernels. JAX derives other layouts, which XLA transposes only outside loops;
-inside a loop a kernel's gradient takes 30 times as long.
+Accelerators run XLA's convolutions and the gradients that JAX derives. On CPU the narrow ones, and
+those of images smaller than the kernel, are native (native.cc), and the others have gradients in
+the one layout that XLA for CPU is fast at, NHWC images and HWIO kernels. JAX derives other layouts,
+which XLA transposes only outside loops; inside a loop a kernel's gradient takes 30 times as long.
 
 All have the same results. Every convolution that is trained should be one of these:
 `nn.Conv(..., conv_general_dilated=conv_general_dilated)`.
